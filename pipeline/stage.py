@@ -1,0 +1,96 @@
+"""How every stage runs: environment, one line of counts a step, refusals as exit codes and a record for `run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from features.errors import Problem, Refusal, ResourceRefused
+
+T = TypeVar("T")
+RECORD = "BELLWETHER_FAILURE_RECORD"  # set by `python -m pipeline run`: where a stage leaves its exit code
+
+
+def say(stage: str, what: str, **counts: float | str) -> None:
+    """Print one line: what was read, kept, dropped or written, in counts (never a customer's value)."""
+    parts = [f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value}"
+             for name, value in counts.items()]  # fmt: skip
+    print(f"{stage:<9} {what}{': ' if parts else ''}{', '.join(parts)}", flush=True)
+
+
+def progress(stage: str, items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Yield `items` behind a progress bar on a terminal; without a terminal nothing is drawn."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(f"{stage}: {what}", total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def fresh(folder: Path) -> Path:
+    """Return `folder`, empty."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys and a final newline: same value, same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def resources(where: str) -> Iterator[None]:
+    """Turn a full disk, missing rights or too little memory into a refusal with exit code 5."""
+    try:
+        yield
+    except (MemoryError, PermissionError) as error:
+        raise ResourceRefused(
+            Problem(where, "enough memory and the right to write", type(error).__name__, "Free some or set the rights.")
+        ) from error
+    except OSError as error:
+        if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
+            raise ResourceRefused(
+                Problem(where, "a writable disk with free space", os.strerror(error.errno), "Free space, then run again.")
+            ) from error
+        raise
+
+
+def report_refusal(stage: str, refusal: Refusal) -> None:
+    """Print each broken rule as a sentence, and leave the record that `run` turns into its exit code."""
+    for problem in refusal.problems:
+        print(f"{stage}: {problem.sentence()}", file=sys.stderr, flush=True)
+    record = os.environ.get(RECORD)
+    if record:
+        write_json(
+            Path(record),
+            {"stage": stage, "exit_code": refusal.exit_code, "problems": [p.record() for p in refusal.problems]},
+        )
+
+
+def execute(stage: str, main: Callable[[], None]) -> NoReturn:
+    """Run a stage's `main` and exit with the code that its outcome stands for."""
+    try:
+        with resources(stage):
+            main()
+    except Refusal as refusal:
+        report_refusal(stage, refusal)
+        sys.exit(refusal.exit_code)
+    sys.exit(0)
