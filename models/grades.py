@@ -1,7 +1,7 @@
 """Points and grades: the two public faces of one probability of default.
 
-Points are linear in log-odds: `base_score` where the odds good : bad are `base_odds`, and `points_to_double` more each
-time the odds double. A grade is a band of PD on a master scale, best first. Both depend on the PD alone, so a customer's
+Points are linear in log-odds: `base_score` where the odds good : bad are `base_odds`, `points_to_double` more each
+time they double. A grade is a band of PD on a master scale, best first. Both depend on the PD alone, so a customer's
 grade moves because its PD moved. Scaling as in N. Siddiqi, Credit Risk Scorecards (2006), chapter 6.
 """
 
@@ -12,6 +12,7 @@ from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
+from pandas import isna
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from features.errors import IntegrityRefused, Problem
@@ -84,9 +85,9 @@ class Scale(BaseModel):
         place = np.full(names.shape, NO_GRADE - 1, dtype=np.int64)
         for index, name in enumerate(self.names):
             place[names == name] = index
-        missing = np.array([value is None or value != value for value in names[place < NO_GRADE]], dtype=bool)  # noqa: PLR0124
-        if not missing.all():
-            raise ValueError(f"grade must be one of {', '.join(self.names)}; got {int((~missing).sum())} others.")
+        others = int((~isna(names[place < NO_GRADE])).sum())
+        if others:
+            raise ValueError(f"grade must be one of {', '.join(self.names)}; got {others} others.")
         place[place < NO_GRADE] = NO_GRADE
         return place
 
