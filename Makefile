@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all test-faults check lock ui clean
+.PHONY: run install install-dev test test-all check lock ui
 
 run: install
 	$(V)/python -m pipeline run
@@ -29,3 +29,26 @@ install-dev: .venv/.installed-test
 .venv/.installed-test: requirements/test.lock | .venv/bin/uv
 	$(V)/uv pip install --python $(V)/python --quiet --compile-bytecode --require-hashes --no-build-isolation --requirement requirements/test.lock
 	touch $@ .venv/.installed-run
+
+test: install-dev
+	$(V)/python -m pytest -m "not slow"
+
+test-all: install-dev
+	$(V)/python -m pytest
+
+# One door: format, lint, types, the one way of imports.
+check: install-dev
+	$(V)/ruff format --check .
+	$(V)/ruff check .
+	$(V)/mypy
+	$(V)/lint-imports --no-cache
+
+# Re-resolve both locks; without UPGRADE=--upgrade the pinned versions stay.
+LOCK := --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
+lock: | .venv/bin/uv
+	cd requirements && ../$(V)/uv pip compile test.in --output-file test.lock $(LOCK) $(UPGRADE)
+	cd requirements && ../$(V)/uv pip compile run.in --constraint test.lock --output-file run.lock $(LOCK) $(UPGRADE)
+
+# The tracking store on http://127.0.0.1:5000, or the server of MLFLOW_TRACKING_URI in a browser of yours.
+ui: install
+	$(V)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1 --port 5000

@@ -1,7 +1,7 @@
 """What a run leaves in MLflow: one run a trained model, one a publication, and the registry as a mirror, never read.
 
-The only package that imports mlflow. SQLite in `mlruns/` by default, any server by MLFLOW_TRACKING_URI. Runs are found by
-the content hash in their tags, so that logging the same thing twice leaves one run.
+The only package that imports mlflow. SQLite in `mlruns/` by default, any server by MLFLOW_TRACKING_URI. Runs are found
+by the content hash in their tags, so that logging the same thing twice leaves one run.
 """
 
 from __future__ import annotations
@@ -178,7 +178,11 @@ def _mirror(client: Any, training: Training, run_id: str) -> None:
         model = next(m for m in client.search_logged_models([client.get_run(run_id).info.experiment_id])
                      if m.source_run_id == run_id)  # fmt: skip
         made = client.create_model_version(
-            name, model.artifact_location, run_id=run_id, tags={"model_version": training.candidate}, model_id=model.model_id
+            name,
+            model.artifact_location,
+            run_id=run_id,
+            tags={"model_version": training.candidate},
+            model_id=model.model_id,
         )
         versions[training.candidate] = made.version
     client.set_registered_model_alias(name, "challenger", versions[training.candidate])

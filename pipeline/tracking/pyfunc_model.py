@@ -5,7 +5,6 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-
 from models.scorer import Scorer
 
 
@@ -15,7 +14,9 @@ class ScoredFeatures(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         """Read the bundle."""
         folder = Path(context.artifacts["bundle"])
-        self.scorer = Scorer.from_files({path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()})
+        self.scorer = Scorer.from_files(
+            {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+        )
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Score; a missing or renamed feature is refused."""

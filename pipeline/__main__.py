@@ -1,0 +1,105 @@
+"""Command line: parse, call, exit. `python -m pipeline run` is what a schedule calls.
+
+Exit codes: 0 published or nothing to do, 1 our bug, 2 data refused, 3 a gate refused, 4 configuration and usage,
+5 resources, 6 busy, 7 integrity, 8 a service, 128 + n for signals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import NoReturn
+
+from features.errors import Refusal
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose usage errors end with exit code 4."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        sys.exit(4)
+
+
+def _day(text: str) -> str:
+    """Return an ISO date, or `latest`."""
+    return text if text == "latest" else date.fromisoformat(text).isoformat()
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from pipeline import run
+
+    return run.run(as_of=arguments.as_of)
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    del arguments
+    from pipeline import run
+
+    return run.retrain()
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    del arguments
+    from pipeline import versions
+
+    return versions.print_status()
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    del arguments
+    from pipeline import versions
+
+    return versions.verify()
+
+
+def _champion(arguments: argparse.Namespace) -> int:
+    from pipeline import champion
+
+    if arguments.what == "show":
+        return champion.show()
+    return champion.set_champion(arguments.version, author=arguments.author, reason=arguments.reason)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = _Parser(prog="python -m pipeline", description="Bellwether's commands.")
+    commands = top.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    def add(name: str, action: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=words, description=words)
+        command.set_defaults(action=action)
+        return command
+
+    run = add("run", _run, "Run the pipeline, publish, and say in the exit code what happened.")
+    run.add_argument("--as-of", type=_day, help="write this as_of (YYYY-MM-DD or latest) into params.yaml first")
+    add("retrain", _retrain, "Move train.until to the run's as_of in params.yaml, then run.")
+    add("status", _status, "Say what is published, from which model and data.")
+    add("verify", _verify, "Re-hash the published versions and the champion.")
+    champion = add("champion", _champion, "Show the champion or set it by hand.")
+    which = champion.add_subparsers(dest="what", required=True, parser_class=_Parser)
+    which.add_parser("show", help="the champion and the versions that can replace it")
+    chosen = which.add_parser("set", help="make a known version the champion")
+    chosen.add_argument("version")
+    chosen.add_argument("--author", required=True)
+    chosen.add_argument("--reason", required=True)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse `argv` and return the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.action(arguments)
+    except Refusal as refusal:
+        for problem in refusal.problems:
+            print(f"{arguments.command}: {problem.sentence()}", file=sys.stderr)
+        return refusal.exit_code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

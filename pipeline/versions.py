@@ -1,0 +1,192 @@
+"""Published versions: folders that never change once they are complete, and one link, `current`, swapped in one step.
+
+data/publish/versions/<run_id>/   one publication, with manifest.json (SHA-256 of every file)
+data/publish/history.jsonl        which version became current, in order: {source, as_of, run_id}
+data/publish/current              a relative link to one version
+data/publish/receipt.json         DVC's output: what the last publication made current
+
+A reader follows the link and sees one whole version. Order of writing: files, sync, folder in place, history, link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from features.errors import IntegrityRefused, Problem
+from pipeline.stage import read_json, write_json
+
+PUBLISH = Path("data/publish")
+VERSIONS = PUBLISH / "versions"
+HISTORY = PUBLISH / "history.jsonl"
+CURRENT = PUBLISH / "current"
+RECEIPT = PUBLISH / "receipt.json"
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    """Yield every file below `folder` but its manifest, in order."""
+    yield from sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / "manifest.json")
+
+
+def write_manifest(folder: Path, **facts: Any) -> None:
+    """Write manifest.json: the facts given and the SHA-256 of every other file below the folder."""
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in files_of(folder)}
+    write_json(folder / "manifest.json", facts | {"files": files})
+
+
+def faults(folder: Path) -> list[Problem]:
+    """Return what differs between a folder and its manifest: files missing, added or changed."""
+    manifest = folder / "manifest.json"
+    restore = "Restore it from a copy, or remove the folder and run again."
+    try:
+        stated: dict[str, str] = read_json(manifest)["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [Problem(str(manifest), "a readable manifest", "none", restore)]
+    found = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
+    problems = [
+        Problem(f"{folder}/{name}", "there", "no such file", restore) for name in sorted(stated.keys() - found.keys())
+    ]
+    problems += [
+        Problem(f"{folder}/{name}", "named in its manifest", "an added file", restore)
+        for name in sorted(found.keys() - stated.keys())
+    ]
+    problems += [
+        Problem(f"{folder}/{name}", "the bytes of its manifest", "another SHA-256", restore)
+        for name in sorted(stated.keys() & found.keys())
+        if sha256(found[name]) != stated[name]
+    ]
+    return problems
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file or folder before anything points to it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Sync every file and folder below `folder`, and `folder` itself."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync(path)
+    sync(folder)
+
+
+def place(scratch: Path, run_id: str) -> Path:
+    """Move a complete scratch folder to its version; an existing sound version stays as it is, byte for byte."""
+    version = VERSIONS / run_id
+    if version.exists():
+        if not faults(version):
+            shutil.rmtree(scratch)
+            return version
+        shutil.rmtree(version)
+    sync_tree(scratch)
+    scratch.rename(version)
+    sync(VERSIONS)
+    return version
+
+
+def history() -> list[dict[str, str]]:
+    """Return what became current, oldest first; a line torn by a kill is left out."""
+    if not HISTORY.exists():
+        return []
+    entries = []
+    for line in HISTORY.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+def newest(source: str, before: str | None = None) -> dict[str, str] | None:
+    """Return the source's last published entry, or that with the newest as_of earlier than `before`."""
+    entries = [entry for entry in history() if entry["source"] == source and (VERSIONS / entry["run_id"]).exists()]
+    if before is not None:
+        entries = sorted((entry for entry in entries if entry["as_of"] < before), key=lambda entry: entry["as_of"])
+    return entries[-1] if entries else None
+
+
+def make_current(source: str, as_of: str, run_id: str) -> None:
+    """Append to the history and swap the link in one step; nothing is written where both stand already."""
+    entry = {"source": source, "as_of": as_of, "run_id": run_id}
+    if (history() or [None])[-1] != entry:
+        torn = HISTORY.exists() and not HISTORY.read_bytes().endswith(b"\n") and HISTORY.stat().st_size > 0
+        with HISTORY.open("a", encoding="utf-8") as handle:
+            handle.write(("\n" if torn else "") + json.dumps(entry, sort_keys=True) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+    point(run_id)
+
+
+def point(run_id: str) -> None:
+    """Let `current` be the version, atomically."""
+    target = Path("versions") / run_id
+    if CURRENT.is_symlink() and CURRENT.readlink() == target:
+        return
+    fresh = PUBLISH / f".current-{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(CURRENT)
+    sync(PUBLISH)
+
+
+def repair_current() -> None:
+    """Set the link to what the receipt states, where it was lost; refuse (exit code 7) where the version is damaged."""
+    if not RECEIPT.exists():
+        return
+    run_id = read_json(RECEIPT).get("run_id")
+    if run_id is None:
+        return
+    version = VERSIONS / run_id
+    problems = faults(version)
+    if problems:
+        raise IntegrityRefused(problems)
+    point(run_id)
+
+
+def current_manifest() -> dict[str, Any] | None:
+    """Return the manifest of what is published, or None."""
+    manifest = CURRENT / "manifest.json"
+    return read_json(manifest) if manifest.exists() else None
+
+
+def describe_current() -> str:
+    """Return one sentence on what is published."""
+    manifest = current_manifest()
+    if manifest is None:
+        return "nothing is published yet"
+    return (
+        f"current is {manifest['run_id']}: source {manifest['source']}, as_of {manifest['as_of']}, "
+        f"{manifest['rows']:,} customers, model {manifest['model_version']}, data {manifest['data_version']}"
+    )
+
+
+def print_status() -> int:
+    """Print what is published; exit code 0, or 3 where nothing is."""
+    print(describe_current())
+    return 0 if current_manifest() else 3
+
+
+def verify() -> int:
+    """Re-hash every published version and every champion; refuse (exit code 7) naming each file that differs."""
+    folders = sorted(path for path in VERSIONS.glob("*") if path.is_dir() and not path.name.startswith("."))
+    folders += sorted(path.parent for path in Path("data/promote").rglob("manifest.json"))
+    problems = [problem for folder in folders for problem in faults(folder)]
+    if problems:
+        raise IntegrityRefused(problems)
+    print(f"verify: {len(folders)} folders, every file as its manifest states; {describe_current()}")
+    return 0
