@@ -6,8 +6,9 @@ The contract is plain JSON, so that a reader in any language can check the same 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -92,17 +93,20 @@ class TableContract(_Frozen):
 
 def check_table(
     table: pa.Table | pd.DataFrame,
-    contract: TableContract,
+    contract: TableContract | Mapping[str, Any],
     *,
     pending: Collection[str] = (),
     enumerations: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Problem]:
     """Return every rule of `contract` that `table` breaks; an empty list where it keeps them all.
 
-    table: the scored table, one row a customer. pending: columns that may still be absent or null (decide passes
-    `PENDING`, publish nothing). enumerations: allowed values for columns with `values_from` (`grades`); without it
-    those are not checked. Columns after the contract's last are allowed. Messages hold counts, never a customer's value.
+    table: the scored table, one row a customer. contract: also as plain data. pending: columns that may still be absent
+    or null (decide passes `PENDING`, publish nothing). enumerations: allowed values for columns with `values_from`
+    (`grades`); without it those are not checked. Columns after the contract's last are allowed. Messages hold counts,
+    never a raw value. Errors: a contract that is none is refused with exit code 4.
     """
+    if not isinstance(contract, TableContract):
+        contract = TableContract.from_json(json.dumps(contract))
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, preserve_index=False)
     problems: list[Problem] = []

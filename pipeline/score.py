@@ -1,0 +1,175 @@
+"""Stage score: PD, points and grade of every customer at the thirteen dates, by the bundle in data/promote/scorer.
+
+The bundle is hashed before it is parsed, and its features must be those that the code defines today: otherwise exit 7
+names them. Without a scorer (no champion, and the candidate refused) the stages up to report go on with empty tables,
+and publish says why.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from features.errors import IntegrityRefused, Problem
+from pipeline import bundle
+from pipeline.params import Section
+from pipeline.stage import execute, fresh, read_json, say, write_json
+
+FEATURES = Path("data/featurise/scoring/features.parquet")
+CATALOGUE = Path("data/featurise/catalogue.parquet")
+OUT = Path("data/score")
+KEYS = ("customer_id", "as_of", "months_back")
+SCHEMA = pa.schema(
+    [
+        ("customer_id", pa.string()), ("as_of", pa.date32()), ("months_back", pa.int32()),
+        ("pd_raw", pa.float64()), ("pd", pa.float64()), ("pd_low", pa.float64()), ("pd_high", pa.float64()),
+        ("score", pa.int32()), ("grade", pa.string()),
+        ("in_training", pa.bool_()), ("missing_share", pa.float64()), ("out_of_range", pa.int32()),
+    ]
+)  # fmt: skip
+
+
+class Params(Section):
+    """How scoring uses memory."""
+
+    section: ClassVar[str] = "score"
+    rows_at_a_time: int = Field(default=200_000, ge=1)
+
+
+def read_scorer() -> dict[str, bytes] | None:
+    """Return the bundle's files after their hashes were checked, or None where there is no scorer."""
+    return bundle.read(bundle.SCORER) if (bundle.SCORER / "manifest.json").exists() else None
+
+
+def inputs_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Return the model's ordered inputs as records: name, column, kind, direction, family, definition_hash."""
+    return list(json.loads(files["features.json"])["features"])
+
+
+def check_features(inputs: list[dict[str, Any]], catalogue: pd.DataFrame, columns: list[str]) -> None:
+    """Refuse (exit code 7) a model whose features are missing, or defined otherwise than when it was trained."""
+    today = dict(zip(catalogue["name"], catalogue["definition_hash"], strict=True))
+    missing = [each["name"] for each in inputs if each["name"] not in columns or each["name"] not in today]
+    changed = [
+        each["name"] for each in inputs if each["name"] in today and today[each["name"]] != each["definition_hash"]
+    ]
+    remedy = "Restore the definitions, or retrain: `python -m pipeline retrain`."
+    problems = [
+        Problem("data/promote/scorer: features.json", must, f"{len(names)} others: {', '.join(names[:20])}", remedy)
+        for must, names in (
+            ("features that are built today", missing),
+            ("features defined as when the model was trained", changed),
+        )
+        if names
+    ]
+    if problems:
+        raise IntegrityRefused(problems)
+
+
+def ranges(inputs: list[dict[str, Any]], reference: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return the numeric inputs with the least and greatest value seen in training.
+
+    Taken from `minimum` and `maximum` of features.json where the trainer wrote them, or else from the reference rows.
+    """
+    names, low, high = [], [], []
+    for each in inputs:
+        if each["kind"] != "numeric" or each["name"] not in reference:
+            continue
+        values = pd.to_numeric(reference[each["name"]]).to_numpy(dtype=float, na_value=np.nan)
+        known = values[~np.isnan(values)]
+        names.append(each["name"])
+        low.append(each.get("minimum", known.min() if len(known) else -np.inf))
+        high.append(each.get("maximum", known.max() if len(known) else np.inf))
+    return names, np.array(low, dtype=float), np.array(high, dtype=float)
+
+
+def in_training(rows: pa.Table, keys: pa.Table) -> np.ndarray:
+    """Return whether each row (customer_id, as_of) trained the model: its SHA-256 stands among `keys`."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.register("numbered", rows.append_column("place", pa.array(np.arange(rows.num_rows))))
+        connection.register("trained", keys)
+        found = connection.execute(
+            """select place from numbered
+            where sha256(customer_id || '|' || cast(cast(as_of as date) as varchar)) in (select key from trained)"""
+        ).fetchnumpy()["place"]
+    seen = np.zeros(rows.num_rows, dtype=bool)
+    seen[np.asarray(found, dtype=np.int64)] = True
+    return seen
+
+
+def run(files: dict[str, bytes], features: pa.Table, rows_at_a_time: int) -> pa.Table:
+    """Return one row a (customer, date), sorted by customer_id and as_of, in the stage's schema."""
+    from models.scorer import Scorer
+
+    scorer = Scorer.from_files(files)
+    inputs = inputs_of(files)
+    names = [each["name"] for each in inputs]
+    reference = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
+    numeric, low, high = ranges(inputs, reference)
+    trained = pq.read_table(io.BytesIO(files["trained_on.parquet"]))
+    features = features.sort_by([("customer_id", "ascending"), ("as_of", "ascending")])
+    parts = [SCHEMA.empty_table()]
+    for start in range(0, features.num_rows, rows_at_a_time):
+        part = features.slice(start, rows_at_a_time)
+        frame = part.to_pandas()
+        scored = scorer.score(frame)
+        figures = frame[numeric].to_numpy(dtype=float, na_value=np.nan)
+        values = {
+            **{key: frame[key] for key in KEYS},
+            **{name: np.asarray(scored[name]) for name in ("pd_raw", "pd", "pd_low", "pd_high", "score", "grade")},
+            "in_training": in_training(part.select(["customer_id", "as_of"]), trained),
+            "missing_share": frame[names].isna().to_numpy().mean(axis=1) if names else np.zeros(len(frame)),
+            "out_of_range": ((figures < low) | (figures > high)).sum(axis=1),
+        }
+        arrays = [pa.array(values[field.name], from_pandas=True).cast(field.type) for field in SCHEMA]
+        parts.append(pa.Table.from_arrays(arrays, schema=SCHEMA))
+    return pa.concat_tables(parts).combine_chunks()
+
+
+def main() -> None:
+    """Score every row of data/featurise/scoring, or write an empty table where there is no scorer."""
+    params = Params.load()
+    files = read_scorer()
+    if files is None:
+        fresh(OUT)
+        pq.write_table(SCHEMA.empty_table(), OUT / "scores.parquet", compression="zstd")
+        why = "no scorer: " + "; ".join(read_json(Path("data/promote/verdict.json")).get("reasons", ["no verdict"]))
+        write_json(OUT / "summary.json", {"scored": False, "why": why})
+        say("score", why)
+        return
+    inputs = inputs_of(files)
+    columns = pq.read_schema(FEATURES).names
+    check_features(inputs, pd.read_parquet(CATALOGUE, columns=["name", "definition_hash"]), columns)
+    wanted = [*KEYS, *(each["name"] for each in inputs)]
+    scores = run(files, pq.read_table(FEATURES, columns=wanted), params.rows_at_a_time)
+    fresh(OUT)
+    pq.write_table(scores, OUT / "scores.parquet", compression="zstd")
+    now = scores.filter(pc.equal(scores["months_back"], 0))
+    given = all("minimum" in each for each in inputs if each["kind"] == "numeric")
+    summary = {
+        "scored": True,
+        "model_version": bundle.manifest(bundle.SCORER)["model_version"],
+        "rows": scores.num_rows,
+        "customers": now.num_rows,
+        "dates": len(pc.unique(scores["months_back"])),
+        "in_training": int(pc.sum(now["in_training"]).as_py() or 0),
+        "mean_pd": round(float(np.mean(now["pd"].to_numpy())), 12) if now.num_rows else None,
+        "range_of": "training" if given else "reference",
+    }
+    write_json(OUT / "summary.json", summary)
+    say("score", "scored", customers=now.num_rows, rows=scores.num_rows, in_training=summary["in_training"])
+
+
+if __name__ == "__main__":
+    execute("score", main)
