@@ -217,6 +217,11 @@ def recommend_limits(policy: Policy, facts: Facts, grades: tuple[str, ...], curr
     return Limits(limit, rule + notes[note], lgd, stop_pd | stop_default)
 
 
+def expected_losses(pd: Floats, loss_given_default: Floats, exposure: Floats) -> Floats:
+    """Return PD x loss given default x exposure to the cent, NaN where the exposure is unknown."""
+    return np.round(pd * loss_given_default * exposure, 2)
+
+
 def floor_digits(amount: Floats, digits: int) -> Floats:
     """Return `amount` rounded down to so many significant digits and to the cent: never above it, and monotone."""
     with np.errstate(divide="ignore", invalid="ignore"):

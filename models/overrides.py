@@ -1,0 +1,88 @@
+"""Decisions of people that stand above the policy: one line a customer and field, with author, reason and last day.
+
+An override is approval, so it may go beyond what the policy allows; it is in force while `until` is not before as_of.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from features.errors import ConfigurationRefused, Problem
+from models.policy import ACTIONS
+
+COLUMNS = ("customer_id", "field", "value", "author", "reason", "until")
+FIELDS = {
+    "credit_limit_recommended": (r"^\d{1,16}(?:\.\d{1,2})?$", "an amount of at least 0 with at most two decimals"),
+    "payment_term_days": (r"^\d{1,3}$", "whole days from 0 to 365"),
+    "action": (rf"^(?:{'|'.join(ACTIONS)})$", f"one of {', '.join(ACTIONS)}"),
+}
+LONGEST_TERM = 365  # days
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Those in force: `active` holds customer_id, field and value as text, one row a customer and field."""
+
+    active: pd.DataFrame
+    expired: int
+
+    def values(self, field: str, customers: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+        """Return the value of `field` for each customer, shape (n,), None where none is in force."""
+        chosen = self.active[self.active["field"] == field]
+        found = chosen.set_index("customer_id")["value"].reindex(customers)
+        return found.astype(object).where(found.notna(), None).to_numpy(dtype=object)
+
+    def unknown(self, customers: npt.NDArray[np.object_]) -> int:
+        """Return how many overrides name a customer that is not among `customers`: left, or never here."""
+        return int((~self.active["customer_id"].isin(customers)).sum())
+
+
+def read_overrides(table: pd.DataFrame, as_of: dt.date) -> Overrides:
+    """Return the overrides in force on `as_of`; every fault of the table is refused at once (exit code 4).
+
+    table: text columns `COLUMNS`, in the order of the file's lines. Messages name lines, never a customer.
+    """
+    if tuple(table.columns) != COLUMNS:
+        raise ConfigurationRefused(
+            Problem("overrides.csv", f"the columns {', '.join(COLUMNS)}", "other columns", "Restore the header.")
+        )
+    table = table.fillna("").apply(lambda column: column.str.strip())
+    problems = [_problem(table[name] == "", name, "filled", "nothing") for name in ("customer_id", "author", "reason")]
+    problems.append(_problem(~table["field"].isin(FIELDS), "field", f"one of {', '.join(FIELDS)}", "another"))
+    for field, (pattern, must_be) in FIELDS.items():
+        wrong = (table["field"] == field) & ~table["value"].str.contains(pattern, regex=True)
+        if field == "payment_term_days":
+            wrong |= (table["field"] == field) & (pd.to_numeric(table["value"], errors="coerce") > LONGEST_TERM)
+        problems.append(_problem(wrong, f"value of {field}", must_be, "something else"))
+    until = table["until"].map(_date)
+    problems.append(_problem(until.isna(), "until", "a date such as 2026-12-31", "something else"))
+    in_force = until.map(lambda day: isinstance(day, dt.date) and day >= as_of).astype(bool)
+    doubled = in_force & table[in_force].duplicated(["customer_id", "field"]).reindex(table.index, fill_value=False)
+    problems.append(_problem(doubled, "customer_id, field", "one line in force each", "a second one"))
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        raise ConfigurationRefused(found)
+    active = table.loc[in_force, ["customer_id", "field", "value"]].reset_index(drop=True)
+    return Overrides(active, len(table) - len(active))
+
+
+def _date(text: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else None
+    except ValueError:
+        return None
+
+
+def _problem(wrong: pd.Series, where: str, must_be: str, found: str) -> Problem | None:
+    """Return one problem that names up to ten lines of the file (the header is line 1), or None."""
+    lines = (np.flatnonzero(wrong.to_numpy(dtype=bool)) + 2).tolist()
+    if not lines:
+        return None
+    listed = ", ".join(map(str, lines[:10])) + (f" and {len(lines) - 10} more" if len(lines) > 10 else "")
+    return Problem(f"overrides.csv: {where}", must_be, f"{found} in line {listed}", "Correct the line.")

@@ -1,0 +1,352 @@
+"""Stage decide: limit, term, action and alerts of every customer: the table as it will be published.
+
+Only `grade_published_before` is absent and `run_id` null: publish fills both. `data_version` is the hash of the ledger
+of deliveries and the run's as_of. The table is checked against its contract; what breaks it stands in the summary, and
+publish, which checks again, refuses. Exposure and limit below 0 (a customer in credit) count as 0.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from features.errors import ConfigurationRefused, Problem
+from models import alerts, policy
+from models.contract import PENDING, REASONS, TableContract, check_table
+from models.grades import NO_GRADE, Scale
+from models.overrides import COLUMNS, Overrides, read_overrides
+from pipeline import params as parameters
+from pipeline.params import Section
+from pipeline.stage import execute, fresh, read_json, say, write_json
+
+SCORES = Path("data/score/scores.parquet")
+REASONS_FILE = Path("data/explain/reasons.parquet")
+POSITION = Path("data/featurise/scoring/position.parquet")
+SCORER = Path("data/promote/scorer")
+CONTRACT = Path("data/contracts/scored_customers.v1.json")
+OVERRIDES = Path("data/overrides.csv")
+LEDGER, AS_OF = Path("data/ingest/ledger.json"), Path("data/ingest/as_of.json")
+OUT = Path("data/decide")
+MONTHS_BACK = {"grade_previous": 1, "grade_3m": 3, "grade_6m": 6, "grade_12m": 12}
+FACTS = ("exposure", "credit_limit", "days_past_due", "months_of_history", "monthly_inflow", "bureau_default")
+ALERT_TYPES = {"as_of": pa.date32(), "first_seen_on": pa.date32(), "since_before": pa.bool_(), "value": pa.float64(),
+               "before": pa.float64(), "threshold": pa.float64()}  # fmt: skip
+
+
+class Params(Section):
+    """Which policy holds; its numbers stand in its file."""
+
+    section: ClassVar[str] = "decide"
+    policy: str = "data/policy/standard.yaml"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the decisions rest on besides the tables."""
+
+    numbers: policy.Policy
+    scale: Scale
+    overrides: Overrides
+    currency: str | None
+    language: str
+    model_version: str
+    data_version: str
+
+
+def data_version(ledger: bytes, as_of: str) -> str:
+    """Return the version of the data: a hash of the ledger's bytes and the run's as_of."""
+    return hashlib.sha256(ledger + b"\n" + as_of.encode()).hexdigest()[:16]
+
+
+def read_policy(path: Path, as_of: dt.date) -> policy.Policy:
+    """Return the numbers in force on `as_of`, or refuse the file (exit code 4)."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationRefused(
+            Problem("params.yaml: decide.policy", "a file", f"no {path}", "Name a file in data/policy.")
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationRefused(Problem(str(path), "YAML", type(error).__name__, "Mend the file.")) from None
+    return policy.Policy.at(document if isinstance(document, dict) else {}, as_of)
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    """Return the overrides' lines as text; a file that is absent is empty."""
+    if not path.exists():
+        return pd.DataFrame({name: pd.Series([], dtype=str) for name in COLUMNS})
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, UnicodeDecodeError, pd.errors.EmptyDataError) as error:
+        raise ConfigurationRefused(
+            Problem(str(path), "CSV in UTF-8 with six columns", type(error).__name__, "Mend the file.")
+        ) from None
+
+
+class Panel:
+    """Figures by customer and date: (n, 13) matrices, oldest date first, for the customers scored at the last."""
+
+    def __init__(self, scores: pa.Table) -> None:
+        now = scores.filter(pc.equal(scores["months_back"], 0)).sort_by("customer_id")
+        self.now = now
+        self.customers = now["customer_id"].to_pandas().to_numpy(dtype=object)
+        self.as_of = now["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
+        self._ids = now["customer_id"].combine_chunks()
+
+    def cells(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return for each row of `table` whether it has a cell, and the cell's customer and date."""
+        row = pc.index_in(table["customer_id"], value_set=self._ids).combine_chunks()
+        back = table["months_back"].to_numpy()
+        has = ~np.asarray(row.is_null()) & (back >= 0) & (back < alerts.DATES)
+        row = row.fill_null(0).to_numpy(zero_copy_only=False)
+        return has, row[has], alerts.DATES - 1 - back[has]
+
+    def matrix(self, table: pa.Table, values: np.ndarray) -> np.ndarray:
+        """Return one column of `table` as doubles by customer and date, NaN where there is no row."""
+        has, row, date = self.cells(table)
+        result = np.full((len(self.customers), alerts.DATES), np.nan)
+        result[row, date] = values[has]
+        return result
+
+
+def numbers(table: pa.Table, name: str) -> np.ndarray:
+    """Return a column as doubles, NaN for null and for a column that is not there."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    return table[name].cast(pa.float64()).to_pandas().to_numpy(dtype=float, na_value=np.nan)
+
+
+def days(table: pa.Table, name: str) -> np.ndarray:
+    """Return a DATE column as days since 1970 in doubles, NaN for null and for a column that is not there."""
+    if name not in table.column_names:
+        return np.full(table.num_rows, np.nan)
+    return numbers(pa.table({name: table[name].cast(pa.date32()).cast(pa.int32())}), name)
+
+
+def history_of(panel: Panel, scores: pa.Table, position: pa.Table, scale: Scale) -> alerts.History:
+    """Return the thirteen dates' figures that alerts look at."""
+    notch = scale.notches(scores["grade"].to_pandas().to_numpy(dtype=object)).astype(float)
+    facts = {name: panel.matrix(position, numbers(position, name)) for name in FACTS}
+    silent = days(position, "as_of") - days(position, "last_event_on")
+    probability = panel.matrix(scores, numbers(scores, "pd"))
+    return alerts.History(
+        panel.customers, panel.as_of, ~np.isnan(probability), probability,
+        panel.matrix(scores, np.where(notch == NO_GRADE, np.nan, notch)),
+        _from_zero(facts["exposure"]), facts["credit_limit"], facts["days_past_due"], facts["monthly_inflow"],
+        panel.matrix(position, silent), facts["bureau_default"],
+    )  # fmt: skip
+
+
+def run(
+    given: Given, contract: TableContract, scores: pa.Table, position: pa.Table, reasons: pa.Table
+) -> tuple[pa.Table, alerts.Alerts, dict[str, Any]]:
+    """Return the table in the contract's order, the alerts, and the summary's counts.
+
+    scores: all dates. position: facts by customer and date, any column may be absent. reasons: as explain writes them.
+    """
+    panel = Panel(scores)
+    names, now = given.scale.names, panel.now
+    history = history_of(panel, scores, position, given.scale)
+    raised = alerts.raise_alerts(history, given.numbers.alerts, language=given.language)
+    last = {name: panel.matrix(position, numbers(position, name))[:, -1] for name in FACTS}
+    notch = history.notch[:, -1].astype(np.int64)
+    facts = policy.Facts(
+        pd=history.pd[:, -1], notch=notch, company=panel.matrix(position, _company(position))[:, -1],
+        inflow=last["monthly_inflow"], exposure=history.exposure[:, -1], limit=_from_zero(last["credit_limit"]),
+        days_past_due=last["days_past_due"], bureau_default=last["bureau_default"],
+        months_of_history=last["months_of_history"], missing_share=numbers(now, "missing_share"),
+    )  # fmt: skip
+    limits = policy.recommend_limits(given.numbers, facts, names, given.currency)
+    chosen = _amounts(given.overrides.values("credit_limit_recommended", panel.customers))
+    overridden = ~np.isnan(chosen)
+    limits = policy.Limits(
+        np.where(overridden, chosen, limits.limit), np.where(overridden, "override", limits.rule),
+        limits.loss_given_default, limits.stopped,
+    )  # fmt: skip
+    terms = policy.payment_terms(given.numbers, facts, names, limits.stopped)
+    days_given = _amounts(given.overrides.values("payment_term_days", panel.customers))
+    terms = np.where(np.isnan(days_given), terms, np.nan_to_num(days_given)).astype(np.int64)
+    alarmed = raised.up[:, [alerts.CODES.index(code) for code in alerts.HIGH]].any(axis=1)
+    action = policy.choose_actions(given.numbers, facts, names, limits, terms, alarmed)
+    action_given = given.overrides.values("action", panel.customers)
+    has_action = ~pd.isna(action_given)
+    action = np.where(has_action, action_given, action)
+    review = policy.next_reviews(given.numbers, panel.as_of, notch, names, action)
+    before = {name: history.notch[:, alerts.DATES - 1 - back] for name, back in MONTHS_BACK.items()}
+    grades = np.array([*names, None], dtype=object)
+    columns: dict[str, Any] = {
+        **{name: now[name] for name in ("customer_id", "as_of", "pd_low", "pd_high", "pd_raw", "score", "grade")},
+        **{name: now[name] for name in ("missing_share", "out_of_range", "in_training")},
+        "run_id": pa.nulls(now.num_rows, pa.string()),
+        "model_version": np.full(now.num_rows, given.model_version, dtype=object),
+        "data_version": np.full(now.num_rows, given.data_version, dtype=object),
+        "pd_12m": facts.pd,
+        **{name: grades[np.nan_to_num(place, nan=-1).astype(int)] for name, place in before.items()},
+        "grade_change": before["grade_previous"] - notch,
+        "exposure": facts.exposure,
+        "loss_given_default": limits.loss_given_default,
+        "expected_loss": policy.expected_losses(facts.pd, limits.loss_given_default, facts.exposure),
+        "credit_limit": facts.limit,
+        "credit_limit_recommended": limits.limit,
+        "limit_rule": limits.rule,
+        "payment_term_days": terms,
+        "action": action,
+        "alerts": alerts.joined_codes(raised.up),
+        "months_of_history": facts.months_of_history,
+        "next_review_on": review,
+        **_reasons(panel, reasons),
+    }
+    schema = contract.arrow_schema(without=("grade_published_before",))
+    table = pa.Table.from_arrays([_column(columns[field.name], field.type) for field in schema], schema=schema)
+    overrides = {
+        "active": len(given.overrides.active),
+        "expired": given.overrides.expired,
+        "unknown_customers": given.overrides.unknown(panel.customers),
+        "customers": int((overridden | ~np.isnan(days_given) | has_action).sum()),
+    }
+    return table, raised, {"overrides": overrides, **_counts(table, raised)}
+
+
+def _from_zero(amounts: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(amounts), np.nan, np.fmax(amounts, 0.0))
+
+
+def _company(position: pa.Table) -> np.ndarray:
+    """Return 1 for a company, 0 for a person, NaN where the kind is unknown."""
+    if "kind" not in position.column_names:
+        return np.full(position.num_rows, np.nan)
+    kind = position["kind"].cast(pa.string())
+    known = pc.is_in(kind, pa.array(["person", "company"]))
+    company = pc.if_else(known, pc.cast(pc.equal(kind, "company"), pa.int8()), None)
+    return numbers(pa.table({"company": company}), "company")
+
+
+def _amounts(texts: np.ndarray) -> np.ndarray:
+    return pd.to_numeric(pd.Series(texts, dtype=object)).to_numpy(dtype=float, na_value=np.nan)
+
+
+def _column(values: Any, kind: pa.DataType) -> pa.Array:
+    """Return one column in the contract's type; NaN is null, money is rounded to the cent."""
+    if isinstance(values, pa.ChunkedArray):
+        return values.combine_chunks().cast(kind)
+    if isinstance(values, pa.Array):
+        return values.cast(kind)
+    if pa.types.is_decimal(kind):
+        return pa.array(np.round(values, 2), pa.float64(), from_pandas=True).cast(kind)
+    return pa.array(values, from_pandas=True).cast(kind)
+
+
+def _reasons(panel: Panel, reasons: pa.Table) -> dict[str, Any]:
+    """Return the columns reason_1_code .. reason_4_points: null where a customer has fewer reasons."""
+    row = pc.index_in(reasons["customer_id"], value_set=pa.array(panel.customers, pa.string())).to_pandas()
+    place = reasons["rank"].to_numpy() - 1
+    known = row.notna().to_numpy() & (place < REASONS)
+    at, slot = row[known].to_numpy(dtype=np.int64), place[known]
+    columns: dict[str, Any] = {}
+    sources = {"code": "code", "text": "text", "feature": "feature", "value": "value_text", "typical": "typical"}
+    for part, source in sources.items():
+        cells = np.full((len(panel.customers), REASONS), None, dtype=object)
+        cells[at, slot] = reasons[source].to_pandas().to_numpy(dtype=object)[known]
+        columns |= {f"reason_{k + 1}_{part}": pa.array(cells[:, k], pa.string()) for k in range(REASONS)}
+    points = np.full((len(panel.customers), REASONS), np.nan)
+    points[at, slot] = reasons["points"].to_numpy()[known]
+    return columns | {f"reason_{k + 1}_points": points[:, k] for k in range(REASONS)}
+
+
+def _counts(table: pa.Table, raised: alerts.Alerts) -> dict[str, Any]:
+    """Return what the summary counts; money as text, exact."""
+    rule = table["limit_rule"].to_pandas()
+    assumed = rule.str.partition("; assumed ")[2].str.split(", ").explode()
+    state = raised.table.groupby(["code", "state"]).size().to_dict()
+    return {
+        "customers": table.num_rows,
+        "by_action": _sizes(table["action"].to_pandas()),
+        "by_limit_rule": _sizes(rule.str.partition(";")[0]),
+        "assumed": _sizes(assumed[assumed != ""]),
+        "money": {
+            name: str(pc.sum(table[name].cast(pa.decimal128(38, 2))).as_py() or 0)
+            for name in ("exposure", "expected_loss", "credit_limit", "credit_limit_recommended")
+        },
+        "alerts": {
+            code: {
+                "known_for": raised.applicable[code],
+                **{name: int(state.get((code, name), 0)) for name in ("raised", "kept", "cleared")},
+            }
+            for code in alerts.CODES
+        },
+        "customers_with_alerts": int(raised.up.any(axis=1).sum()),
+    }
+
+
+def _sizes(values: pd.Series) -> dict[str, int]:
+    return {str(key): int(count) for key, count in values.value_counts().items()}
+
+
+def _write_alerts(raised: Mapping[str, pd.DataFrame]) -> None:
+    for name, frame in raised.items():
+        arrays = {
+            column: pa.array(frame[column], from_pandas=True).cast(ALERT_TYPES.get(column, pa.string()))
+            for column in frame.columns
+        }
+        pq.write_table(pa.table(arrays), OUT / f"{name}.parquet", compression="zstd")
+
+
+def main() -> None:
+    """Decide on every scored customer; write table, alerts, their history, and the summary."""
+    params = Params.load()
+    run_facts = read_json(AS_OF)
+    as_of = dt.date.fromisoformat(run_facts["as_of"])
+    numbers_in_force = read_policy(Path(params.policy), as_of)
+    overrides = read_overrides(read_lines(OVERRIDES), as_of)
+    contract = TableContract.from_json(CONTRACT.read_bytes())
+    scorer = SCORER / "manifest.json"
+    scale = Scale.from_json((SCORER / "grades.json").read_bytes()) if scorer.exists() else Scale()
+    if scorer.exists():
+        numbers_in_force.check_scale(scale)
+    given = Given(
+        numbers_in_force, scale, overrides, run_facts.get("currency"), parameters.language(),
+        str(read_json(scorer)["model_version"]) if scorer.exists() else "",
+        data_version(LEDGER.read_bytes(), run_facts["as_of"]),
+    )  # fmt: skip
+    table, raised, counts = run(
+        given, contract, pq.read_table(SCORES), pq.read_table(POSITION), pq.read_table(REASONS_FILE)
+    )
+    problems = check_table(table, contract, pending=PENDING, enumerations={"grades": scale.names})
+    fresh(OUT)
+    pq.write_table(table, OUT / "table.parquet", compression="zstd")
+    _write_alerts({"alerts": raised.table, "alert_history": raised.history})
+    summary = {
+        "decided": table.num_rows > 0,
+        "horizon_months": read_json(Path("data/observe/summary.json"))["horizon_months"],
+        "as_of": run_facts["as_of"],
+        "currency": given.currency,
+        "policy": params.policy,
+        "policy_numbers": numbers_in_force.model_dump(mode="json"),
+        "maximum_limit_known": (given.currency or "") in numbers_in_force.maximum_limit,
+        "model_version": given.model_version,
+        "data_version": given.data_version,
+        "contract_problems": [problem.record() for problem in problems],
+        **counts,
+    }
+    write_json(OUT / "summary.json", summary)
+    say(
+        "decide", "decided", customers=table.num_rows, with_alerts=counts["customers_with_alerts"],
+        overridden=counts["overrides"]["customers"], **{f"to_{k}": v for k, v in sorted(counts["by_action"].items())},
+    )  # fmt: skip
+    for problem in problems:
+        say("decide", f"breaks the contract: {problem.sentence()}")
+
+
+if __name__ == "__main__":
+    execute("decide", main)
