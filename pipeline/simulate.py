@@ -58,6 +58,7 @@ class Deliveries:
         sink = BufferOutputStream()
         place = (month, name)
         new = place not in self.hashes
+        rows = rows.combine_chunks()  # pyarrow 25 writes 32 kB of zero bytes for an empty chunk
         csv.write_csv(rows, sink, csv.WriteOptions(include_header=False, quoting_style="none"))
         text = sink.getvalue()
         header = (",".join(rows.column_names) + "\n").encode() if new else b""
