@@ -1,8 +1,8 @@
 """An artificial lender whose customers' true probabilities of default are known exactly.
 
-`lives` yields its books chunk by chunk and month by month; nothing here opens a file. Every (seed, chunk, month, subject)
-has its own random stream, so a month's rows are the same however many months follow. The law of stress, arrears and
-default stands in `hazard`; `life` moves the customers, the other modules write what the lender gets to see of it.
+`lives` yields its books chunk by chunk and month by month; nothing here opens a file. Every (seed, chunk, month,
+subject) has its own random stream, so a month's rows are the same however many months follow. The law of stress,
+arrears and default stands in `hazard`; `life` moves the customers, the other modules write what the lender sees of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.world import context, credit, hazard, life, money
-from models.world.calendar import first_day, last_day, month_number, month_of
+from models.world.calendar import first_day, last_day, month_number
 from models.world.columns import dates, table
 from models.world.customers import COMPANY, State, cohort
 
@@ -64,12 +64,12 @@ class World:
 
 @dataclass(frozen=True)
 class Month:
-    """One chunk's month: rows of each table that became known in it, and the truth on the first day of the next month."""
+    """One chunk's month: rows that became known in it, by table, and the truth on the first day of the next month."""
 
     chunk: int
     month: int  # from January 2021
     tables: dict[str, pa.Table]
-    truth: pa.Table | None  # customer_id, as_of, true_pd (probability of default within twelve months)
+    truth: pa.Table  # customer_id, as_of, true_pd (probability of default within twelve months)
 
 
 def stream(world: World, *place: int) -> np.random.Generator:
@@ -102,12 +102,11 @@ def _numbered(state: State, chunk: int, already: int) -> State:
     return state | {"number": 10_000_000 + chunk * 100_000 + already + np.arange(len(state["kind"]))}
 
 
-def _arrivals(world: World, chunk: int, month: int, state: State, start: int) -> dict[str, pa.Table]:
+def _arrivals(world: World, chunk: int, month: int, state: State, start: int, *, year: int) -> dict[str, pa.Table]:
     """Return the client, contract, bureau and accounts rows of customers who just came."""
     rng = stream(world, chunk, month, 1)
     everyone = np.arange(len(state["kind"]))
     company = np.flatnonzero(state["kind"] == COMPANY)
-    year = 2021 + month // 12 - 1
     borrowers = np.flatnonzero(state["has_loan"])
     holders = np.flatnonzero(credit.has_revolving(state))
     traders = np.flatnonzero(credit.has_revolving(state) & (state["kind"] == COMPANY))
@@ -147,18 +146,19 @@ def _known_at_least(name: str, rows: pa.Table, day: int) -> pa.Table:
 
 def _chunk(world: World, chunk: int, size: int, first: int, truth: Array) -> Iterator[Month]:
     start = int(first_day(first))
-    state = _numbered(
-        cohort(stream(world, chunk, first - 1, 0), first, int(size * STOCK_SHARE), stock=True), chunk, 0
-    )
+    state = _numbered(cohort(stream(world, chunk, first - 1, 0), first, int(size * STOCK_SHARE), stock=True), chunk, 0)
     already = len(state["kind"])
-    opening = _arrivals(world, chunk, first - 1, state, start)
+    opening = _arrivals(world, chunk, first - 1, state, start, year=2021 + first // 12 - 2)
     opening = {name: _known_at_least(name, rows, start) for name, rows in opening.items()}
     later: dict[str, list[pa.Table]] = {name: [] for name in KNOWN}
     for name, rows in _carried_in(state, first, start).items():
         later[name].append(rows)
     for name, rows in opening.items():
-        if name != "invoices":
+        if name != "invoices":  # those due in the first month are among the carried in
             later[name].append(rows)
+    owners = np.flatnonzero(state["kind"] == COMPANY)
+    last_year = 2021 + first // 12 - 1
+    later["accounts"].append(context.accounts(stream(world, chunk, first - 1, 12), state, owners, last_year, start))
 
     for month in range(first, first + world.months):
         move = life.advance(stream(world, chunk, month, 2), state, month)
@@ -166,7 +166,7 @@ def _chunk(world: World, chunk: int, size: int, first: int, truth: Array) -> Ite
         fresh = cohort(stream(world, chunk, month, 0), month, _joiners(size, month - first), stock=False)
         fresh = _numbered(fresh, chunk, already)
         already += len(fresh["kind"])
-        arrivals = _arrivals(world, chunk, month, fresh, start)
+        arrivals = _arrivals(world, chunk, month, fresh, start, year=2021 + month // 12 - 1)
         move = life.joined(move, life.at_rest(fresh))
         state = life.joined(state, fresh)
 
@@ -208,9 +208,7 @@ def _truth(state: State, month: int, pd: Array) -> pa.Table:
     )
 
 
-def _books(
-    world: World, chunk: int, month: int, first: int, state: State, move: life.Move
-) -> dict[str, pa.Table]:
+def _books(world: World, chunk: int, month: int, first: int, state: State, move: life.Move) -> dict[str, pa.Table]:
     """Return the rows that `month` leaves in each table, whenever they become known."""
     start = int(first_day(first))
     lot = (chunk * 2000 + month - first) * 10_000_000
@@ -232,9 +230,7 @@ def _books(
         "movements": money.movements(
             stream(world, chunk, month, 7), state, move, month, world.transactions_per_month, lot
         ),
-        "bureau_lines": credit.bureau_lines(
-            stream(world, chunk, month, 8), state, np.flatnonzero(opened), start
-        ),
+        "bureau_lines": credit.bureau_lines(stream(world, chunk, month, 8), state, np.flatnonzero(opened), start),
         "bureau_months": credit.bureau_months(stream(world, chunk, month, 9), state, month),
         "mentions": context.mentions(stream(world, chunk, month, 10), state, month, lot),
     }

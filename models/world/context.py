@@ -1,4 +1,4 @@
-"""What surrounds a customer: yearly accounts published late, the industry, the market standing, what is said in public."""
+"""What surrounds a customer: yearly accounts published late, industry, market standing, what is said in public."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clients(state: State, rows: Array, known: Array) -> pa.Table:
 
 
 def accounts(rng: np.random.Generator, state: State, rows: Array, year: int, start: int) -> pa.Table:
-    """Return the companies' accounts for `year`, filed 70 to 165 days after its end, or known at `start` if filed before it."""
+    """Return companies' accounts for `year`, filed 70 to 165 days after its end; known at `start` if filed before."""
     size = len(rows)
     mood, lever = state["mood"][rows], state["leverage"][rows]
     noise = rng.standard_normal((7, size))

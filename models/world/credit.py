@@ -1,9 +1,9 @@
-"""What a month leaves in the credit books: contracts, instalments, invoices, payments, month-end statements, bureau lines.
+"""What a month leaves in the credit books: contracts, dues, payments, month-end statements, lines elsewhere.
 
 A customer's bucket counts the unpaid dues of the main credit (the loan, or else the revolving line: a person's card, a
 company's trade account). A second, revolving line of a customer who `follows` is one due behind the main one.
-Every due falls on the customer's own day (5 to 25), so the fourth unpaid due is at least 95 days late at the month's end,
-and the third at most 87: the statement says 90 days past due if and only if the bucket is 4.
+Every due falls on the customer's own day (5 to 25), so the fourth unpaid due is at least 95 days late at a month's end
+and the third at most 87: the main credit is stated 90 days past due if and only if the bucket is 4.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def has_revolving(state: State) -> Array:
 
 
 def contracts(state: State, rows: Array, *, revolving: bool, start: int) -> pa.Table:
-    """Return contract rows of the given customers: their loan, or their revolving line; known when signed, or at `start`."""
+    """Return contract rows of the given customers, loan or revolving line; known when signed, or at `start`."""
     company = state["kind"][rows] == COMPANY
     signed = np.maximum(state["opened"], state["loan_day"])[rows] if not revolving else state["opened"][rows]
     loan = np.full(len(rows), not revolving)
@@ -121,11 +121,12 @@ def payments(
     card_paid = np.where(line & ~company & (line_paid > 0), 1, 0)
 
     parts = []
-    for kind, count, since in ((0, loan_paid, move["paid_from"]), (1, trade_paid, line_from), (2, card_paid, line_from)):
+    counted = ((0, loan_paid, move["paid_from"]), (1, trade_paid, line_from), (2, card_paid, line_from))
+    for code, count, since in counted:
         row = np.repeat(np.arange(len(count)), count)
         order = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        due_month = since[row] + order if kind < 2 else np.full(len(row), month)
-        parts.append((np.full(len(row), kind), row, due_month))
+        due_month = since[row] + order if code < 2 else np.full(len(row), month)
+        parts.append((np.full(len(row), code), row, due_month))
     kind, row, due_month = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     few = {name: state[name][row] for name in ("number", "limit", "due_day")}
     due = first_day(due_month) + few["due_day"] - 1
@@ -163,7 +164,7 @@ def use_lines(rng: np.random.Generator, state: State) -> Array:
 
 
 def statements(state: State, move: Move, month: int, minimum: Array) -> pa.Table:
-    """Return the month-end state of every own credit; a credit that ends is stated once more, closed with nothing owed."""
+    """Return the month-end state of every own credit; one that ends is stated once more, closed with nothing owed."""
     end = last_day(month)
     default = state["bucket"] == hazard.DEFAULT
     closing = move["left"] | move["written_off"]
@@ -176,17 +177,13 @@ def statements(state: State, move: Move, month: int, minimum: Array) -> pa.Table
     late = np.where(unpaid > 0, end - due_day(state, first_unpaid), 0)
     piled = np.where(default, 4 + month - state["default_month"], unpaid) * state["instalment"]
     ended = closing | move["matured"]
-    parts = [
-        _stated(state, loan, month, state["loan_number"] - move["renewed"], owed, None, unpaid, late, piled, ended, move),
-    ]
+    number = state["loan_number"] - move["renewed"]
+    parts = [_stated(state, loan, month, number, owed, None, unpaid, late, piled, ended, move)]
     renewed = np.flatnonzero(move["renewed"])
     nothing = np.zeros(len(unpaid), dtype=np.int64)
     open_still = np.zeros(len(unpaid), dtype=bool)
-    parts.append(
-        _stated(
-            state, renewed, month, state["loan_number"], state["principal"], None, nothing, nothing, nothing, open_still, move
-        )
-    )
+    number, owed = state["loan_number"], state["principal"]
+    parts.append(_stated(state, renewed, month, number, owed, None, nothing, nothing, nothing, open_still, move))
 
     company = state["kind"] == COMPANY
     line = np.flatnonzero(has_revolving(state))
@@ -255,7 +252,7 @@ def bureau_step(rng: np.random.Generator, state: State, month: int) -> Array:
 
 
 def bureau_lines(rng: np.random.Generator, state: State, rows: Array, start: int) -> pa.Table:
-    """Return the credit lines elsewhere of the given customers, reported three to eight weeks after they were opened."""
+    """Return the given customers' credit lines elsewhere, reported three to eight weeks after they were opened."""
     opened = state["bureau_day"][rows]
     reported = np.maximum(np.maximum(opened + rng.integers(21, 57, len(rows)), state["opened"][rows]), start)
     return table(
@@ -271,7 +268,7 @@ def bureau_lines(rng: np.random.Generator, state: State, rows: Array, start: int
 
 
 def bureau_months(rng: np.random.Generator, state: State, month: int) -> pa.Table:
-    """Return the month-end state of lines elsewhere, reported two to five weeks later; opened lines start two months on."""
+    """Return the month-end state of lines elsewhere, reported two to five weeks later, once two months old."""
     rows = np.flatnonzero((state["bureau_day"] >= 0) & (state["bureau_day"] < first_day(month - 1)))
     unpaid = state["bureau_bucket"][rows]
     end = np.full(len(rows), last_day(month))

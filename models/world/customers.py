@@ -77,7 +77,7 @@ def cohort(rng: np.random.Generator, month: int, size: int, *, stock: bool) -> S
     sector = np.where(company, pick(rng, SECTOR_SHARE[1], size), pick(rng, SECTOR_SHARE[0], size))
     level, leverage, hidden, youth = rng.standard_normal((4, size))
     raw = -0.55 * level + 0.55 * leverage + 0.5 * hidden + 0.25 * youth + 0.5 * hazard.SECTOR_RISK[sector]
-    risk_class = np.searchsorted(CLASS_EDGES, raw / 1.0)
+    risk_class = np.searchsorted(CLASS_EDGES, raw)
     income = np.where(company, 40000 * np.exp(0.9 * level), 2400 * np.exp(0.42 * level))
     age = np.clip(43 - 11 * youth + rng.normal(0, 5, size), 19, 84).astype(np.int64)
     kind_type = hazard.type_of(kind, risk_class, sector)
@@ -115,7 +115,7 @@ def cohort(rng: np.random.Generator, month: int, size: int, *, stock: bool) -> S
         "alive": np.ones(size, dtype=bool),
     }
     if stock:
-        opened = first_day(month) - 1 - rng.integers(30, 2400, size)
+        opened = first_day(month) - 1 - rng.integers(160, 2400, size)
     else:
         opened = first_day(month) + rng.integers(0, 25, size)
     state["opened"] = opened
@@ -128,6 +128,7 @@ def cohort(rng: np.random.Generator, month: int, size: int, *, stock: bool) -> S
     state["has_loan"] = has_loan
     state["clock"] = np.where(has_loan, loan["term"] - elapsed, 0)
     state["loan_number"] = np.ones(size, dtype=np.int64)
+    state["bucket"] = np.where(has_loan, np.minimum(bucket, elapsed), bucket)  # no more unpaid dues than dues
     loan_month = np.where(has_loan, month - elapsed - int(stock), month)
     state["loan_day"] = np.where(elapsed + int(stock) > 0, first_day(loan_month) + 14, opened)
     state["opened"] = np.minimum(opened, np.where(has_loan, state["loan_day"], opened))

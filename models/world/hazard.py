@@ -52,7 +52,7 @@ def type_of(kind: Array, risk_class: Array, sector: Array) -> Array:
 
 
 def downturn(month: Array | int) -> Array:
-    """Return how deep the downturn is, 0 to 1, `month` months after January 2021: deepest in March 2023, then every 7 years."""
+    """Return the downturn's depth, 0 to 1, in `month` from January 2021: deepest in March 2023 and every 7 years."""
     phase = (np.asarray(month, dtype=float) - 26 + 42) % 84 - 42
     return np.exp(-((phase / 8.0) ** 2))
 
@@ -72,7 +72,7 @@ def _expit(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Law:
-    """One month's law for every type: `stress` (TYPES, 4, 4) rows sum to 1; `bucket` (TYPES, 4 stresses after, 4, 5) too."""
+    """One month's law by type: `stress` (TYPES, 4, 4), `bucket` (TYPES, 4 stresses after, 4, 5); rows sum to 1."""
 
     stress: Array
     bucket: Array
@@ -132,8 +132,8 @@ def _continued(value: Array) -> Array:
 def exact_pd(first: int, count: int, horizon: int = HORIZON) -> Array:
     """Return P(default within `horizon` months) at the start of each of `count` months from `first`.
 
-    Shape (count, TYPES, 16 states stress * 4 + bucket at the end of the month before, 14 clocks). Clock 0 is a revolving
-    line, 1 to 12 the instalments still due, 13 more than twelve. Leaving before a default counts as no default.
+    Shape (count, TYPES, 16 states stress * 4 + bucket at the end of the month before, 14 clocks). Clock 0 is a
+    revolving line, 1 to 12 the instalments still due, 13 more than twelve. Leaving before a default is no default.
     """
     months = range(first, first + count + horizon - 1)
     pairs = [_matrices(month) for month in months]
@@ -146,7 +146,7 @@ def exact_pd(first: int, count: int, horizon: int = HORIZON) -> Array:
 
 
 def stationary(month: int) -> Array:
-    """Return how customers who have not defaulted are spread over the 16 states in the long run under one month's law."""
+    """Return the spread over the 16 states, in the long run under one month's law, of who has not defaulted."""
     survival, _ = _matrices(month)
     spread = np.full((TYPES, 1, STRESSES * BUCKETS), 1 / (STRESSES * BUCKETS))
     for _ in range(60):

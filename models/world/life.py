@@ -1,4 +1,4 @@
-"""One month in the life of every customer: stress and arrears move, loans end, customers leave, defaults are written off."""
+"""One month in every customer's life: stress and arrears move, loans end, customers leave, defaults are written off."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def advance(rng: np.random.Generator, state: State, month: int) -> Move:
     """Move every customer through `month`, in place, and return what happened.
 
     `before` and `state["bucket"]` are the buckets at both ends (4 = in default). `paid` counts the dues paid, oldest
-    first, from `paid_from` (a month number); `matured`, `renewed`, `left`, `written_off`, `cured`, `defaulted` are flags.
+    first, from `paid_from` (a month number); the others are flags, and the instalment before any renewal.
     """
     size = len(state["kind"])
     uniform = rng.random((4, size))

@@ -1,4 +1,4 @@
-"""What a month leaves on the current accounts: income, rent, card spending, cash, late fees, and the balance after each.
+"""What a month leaves on the current accounts: income, rent, card spending, cash, late fees, the balance after each.
 
 Stress shows only through noise: wages shrink or stay away, more is drawn in cash, less is kept. Spending takes what
 came in, plus a third of what lies above the balance that the customer likes to keep, so balances stay in range.
@@ -17,14 +17,16 @@ from models.world.life import Move
 Array = np.ndarray
 WAGE, RENT, CARD, CASH, FEE = range(5)
 CODES = ("WAGE", "SALES", "RENT", "SUPPLY", "CARD", "CASH", "FEE")
-PARTNERS = ("employer", "customers", "landlord", "suppliers", "grocery", "fuel", "online", "restaurant", "atm", "lender")
+PARTNERS = (
+    "employer", "customers", "landlord", "suppliers", "grocery", "fuel", "online", "restaurant", "atm", "lender",
+)  # fmt: skip
 USUAL_OTHERS = 1.95  # transactions a month that are neither card spending nor cash
 
 
 def movements(
     rng: np.random.Generator, state: State, move: Move, month: int, volume: float, first_number: int
 ) -> pa.Table:
-    """Return the month's transactions, about `volume` a customer, ordered by customer and day; `state["account"]` moves on."""
+    """Return the month's transactions, about `volume` a customer, by customer and day; `state["account"]` moves on."""
     size = len(state["kind"])
     first, days = int(first_day(month)), int(last_day(month) - first_day(month)) + 1
     company = state["kind"] == COMPANY
