@@ -56,7 +56,7 @@ class Forest:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """Return the forest of a LightGBM model text with one output a row; NotApplicable where that cannot be."""
-        head, *blocks = text.split("\nTree=")
+        head, *blocks = text.split("\nend of trees", 1)[0].split("\nTree=")
         facts = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
         if facts.get("num_tree_per_iteration", "1") != "1" or "average_output" in head:
             raise NotApplicable("one output a row, summed over trees")

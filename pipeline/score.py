@@ -47,7 +47,8 @@ class Params(Section):
 
 def read_scorer() -> dict[str, bytes] | None:
     """Return the bundle's files after their hashes were checked, or None where there is no scorer."""
-    return bundle.read(bundle.SCORER) if (bundle.SCORER / "manifest.json").exists() else None
+    empty = not bundle.SCORER.exists() or next(bundle.SCORER.iterdir(), None) is None
+    return None if empty else bundle.read(bundle.SCORER)
 
 
 def inputs_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
