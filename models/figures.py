@@ -1,0 +1,226 @@
+"""The figures of the report: plain numbers from the frames that the stages left, section by section.
+
+A section without input is empty, never zero: the report and the checks then say `not applicable`. PDs are shares of 1,
+amounts doubles of the source's currency, dates datetime64[ms].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models import drift, portfolio, realised
+
+KEYS = ["customer_id", "as_of"]
+
+
+def outside_training(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the scored rows that did not train the model; all of them where that is not recorded."""
+    if "in_training" not in scores:
+        return scores
+    return scores[~scores["in_training"].astype("boolean").fillna(False).astype(bool)]
+
+
+def joined(left: pd.DataFrame, right: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return the rows of both frames that share customer and date, with `columns` of the right one."""
+    if left.empty or right.empty or not {*KEYS, *columns} <= set(right.columns):
+        return pd.DataFrame()
+    kept = left.drop(columns=[c for c in columns if c in left])
+    return kept.merge(right[[*KEYS, *columns]], on=KEYS, how="inner", validate="m:1")
+
+
+def floats(values: pd.Series) -> np.ndarray:
+    """Return a column as doubles; null is NaN."""
+    return values.to_numpy(dtype=float, na_value=np.nan)
+
+
+def score_figures(scores: pd.DataFrame, test: pd.DataFrame, bins: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return counts of scored customers, and the drift of their PD over the thirteen dates and against test rows."""
+    if scores.empty:
+        return {"customers": 0}, {}
+    pd_ = floats(scores["pd"])
+    now = scores["months_back"] == 0
+    invalid = ~(np.isfinite(pd_) & (pd_ > 0) & (pd_ < 1))
+    beyond = scores.loc[now, "out_of_range"] > 0 if "out_of_range" in scores else None
+    counts: dict[str, Any] = {
+        "customers": int(now.sum()),
+        "invalid_pd": int(invalid[now.to_numpy()].sum()),
+        "in_training": int(now.sum()) - len(outside_training(scores[now])),
+        "out_of_range_share": float(beyond.mean()) if beyond is not None and len(beyond) else None,
+    }
+    oldest = int(scores["months_back"].max())
+    fitted = drift.Bins.fit(scores.loc[scores["months_back"] == oldest, "pd"], bins)
+    dates = [
+        (b, scores[scores["months_back"] == b]) for b in sorted({int(b) for b in scores["months_back"]}, reverse=True)
+    ]
+    by_month = [
+        {
+            "months_back": back,
+            "as_of": part["as_of"].max(),
+            "customers": len(part),
+            "mean_pd": float(part["pd"].mean()),
+            "psi": fitted.psi(part["pd"]) if oldest else None,
+            "noise": fitted.noise(len(part)) if oldest else None,
+        }
+        for back, part in dates
+    ]
+    counts["by_month"] = by_month
+    moved: dict[str, Any] = {"by_month": by_month if oldest else []}
+    today = scores.loc[now, "pd"]
+    if oldest and len(today):
+        moved["now"] = {
+            "psi": fitted.psi(today),
+            "noise": fitted.noise(len(today)),
+            "against": f"{oldest} months ago",
+            "against_zh": f"{oldest} 个月前",
+        }
+    if len(test) and len(today):
+        unseen = drift.Bins.fit(test["pd"], bins)
+        moved["test"] = {
+            "psi": unseen.psi(today),
+            "noise": unseen.noise(len(today)),
+            "against": "the test rows",
+            "against_zh": "测试样本",
+        }
+        moved.setdefault("now", moved["test"])
+    return counts, moved
+
+
+def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
+    """Return totals, the same by grade, industry, region, segment and kind, actions, alerts and concentration."""
+    if table.empty:
+        return {}
+    groups = {f"by_{c}": portfolio.by_group(table, c) for c in ("industry", "region", "segment", "kind")}
+    alerts = table["alerts"].fillna("").astype(str) if "alerts" in table else pd.Series([], dtype=str)
+    codes = alerts.str.split(r"[;,|\s]+", regex=True).explode()
+    concentration = {
+        name.removeprefix("by_"): portfolio.herfindahl([g["exposure"] for g in rows])
+        for name, rows in groups.items()
+        if rows
+    }
+    concentration["customer"] = portfolio.herfindahl(table["exposure"].tolist()) if "exposure" in table else None
+    return {
+        "total": portfolio.totals(table),
+        "by_grade": portfolio.by_group(table, "grade", order),
+        **groups,
+        "by_action": portfolio.by_group(table, "action"),
+        "by_limit_rule": portfolio.by_group(table, "limit_rule"),
+        "alerted": int((alerts != "").sum()),
+        "alerts": codes[codes != ""].value_counts().sort_index().to_dict(),
+        "herfindahl": concentration,
+    }
+
+
+def outcome_figures(rows: pd.DataFrame, order: list[str]) -> dict[str, Any]:
+    """Return discrimination and calibration of rows with outcome and pd (and grade, score where they have one)."""
+    rows = rows[rows["pd"].notna()] if len(rows) else rows
+    if rows.empty:
+        return {}
+    y, p = floats(rows["outcome"]), floats(rows["pd"])
+    score = floats(rows["score"]) if "score" in rows else -np.log(np.clip(p, 1e-9, None) / np.clip(1 - p, 1e-9, None))
+    months = rows["as_of"].dt.strftime("%Y-%m")
+    by_month = [
+        {
+            "group": m,
+            "rows": len(part),
+            "bad": int(part["outcome"].sum()),
+            "rate": float(part["outcome"].mean()),
+            "pd": float(part["pd"].mean()),
+            "auc": realised.auc(floats(part["outcome"]), floats(part["pd"])),
+        }
+        for m, part in rows.groupby(months)
+    ]
+    total = realised.calibration(rows.assign(all="all"), "all", ["all"])[0]
+    return {
+        "customers": int(rows["customer_id"].nunique()),
+        "total": total,
+        "auc": realised.auc(y, p),
+        "roc": realised.roc(y, p),
+        "lift": realised.lift(y, p),
+        "distribution": realised.distribution(y, score),
+        "by_month": by_month,
+        "by_grade": realised.calibration(rows, "grade", order) if "grade" in rows else [],
+    }
+
+
+def truth_figures(rows: pd.DataFrame, truth: pd.DataFrame, outcomes: bool) -> dict[str, Any]:
+    """Return how the model and the true PD compare on the same rows; empty without truth."""
+    both = joined(rows, truth, ["true_pd"])
+    if both.empty:
+        return {}
+    true, model = floats(both["true_pd"]), floats(both["pd"])
+    result: dict[str, Any] = {
+        "rows": len(both),
+        "mean_pd": model.mean(),
+        "mean_true_pd": true.mean(),
+        "rank_correlation": float(np.corrcoef(realised.midranks(true), realised.midranks(model))[0, 1])
+        if len(both) > 1 and true.std() > 0 and model.std() > 0
+        else None,
+    }
+    if {"pd_low", "pd_high"} <= set(both):
+        result["coverage"] = realised.coverage(true, floats(both["pd_low"]), floats(both["pd_high"]))
+    if outcomes:
+        y = floats(both["outcome"])
+        result |= {"auc_model": realised.auc(y, model), "auc_truth": realised.auc(y, true), "rate": y.mean()}
+    return result
+
+
+def matured(scores: pd.DataFrame, observations: pd.DataFrame, as_of: str | None, horizon: int) -> pd.DataFrame:
+    """Return scored rows outside training whose whole window lies before the run's date, with their outcome.
+
+    Rows whose window is still open are left out even where the default is known: there, only the bad are known.
+    """
+    if scores.empty or as_of is None or "outcome" not in observations:
+        return pd.DataFrame()
+    unseen = outside_training(scores)
+    closed = unseen[unseen["as_of"] + pd.DateOffset(months=horizon) <= pd.Timestamp(as_of)]
+    known = observations[observations["outcome"].notna()]
+    if "excluded_because" in known:
+        known = known[known["excluded_because"].isna()]
+    return joined(closed, known, ["outcome"])
+
+
+def label_figures(observations: pd.DataFrame) -> dict[str, Any]:
+    """Return good, bad, unknown and excluded by month, and the excluded by reason."""
+    if observations.empty:
+        return {}
+    excluded = (
+        observations["excluded_because"]
+        if "excluded_because" in observations
+        else pd.Series(None, index=observations.index, dtype=object)
+    )
+    outcome = floats(observations["outcome"])
+    state = np.where(
+        excluded.notna(),
+        "excluded",
+        np.where(np.isnan(outcome), "unknown", np.where(outcome == 1, "bad", "good")),
+    )
+    counts = pd.crosstab(observations["as_of"].dt.strftime("%Y-%m"), state).reindex(
+        columns=["good", "bad", "unknown", "excluded"], fill_value=0
+    )
+    return {
+        "by_month": [{"month": m, **row} for m, row in counts.to_dict("index").items()],
+        "excluded": excluded.dropna().astype(str).value_counts().sort_index().to_dict(),
+    }
+
+
+def data_figures(quality: dict[str, Any]) -> dict[str, Any]:
+    """Return rows read, kept and quarantined by table, with the rules that they broke."""
+    names = {
+        "read": ("read", "rows_read", "rows_in", "rows"),
+        "kept": ("kept", "rows_kept", "accepted", "written"),
+        "quarantined": ("quarantined", "rows_quarantined"),
+        "duplicates": ("duplicates", "duplicate"),
+    }
+    tables = []
+    for table, told in sorted((quality.get("tables") or {}).items()):
+        row: dict[str, Any] = {"table": table}
+        for name, spellings in names.items():
+            value = next((told[s] for s in spellings if isinstance(told.get(s), int)), None)
+            row[name] = value if name != "quarantined" else (value or 0)
+        rules = told.get("rules") or told.get("by_rule") or told.get("quarantined_by_rule") or {}
+        row["rules"] = {k: v for k, v in rules.items() if isinstance(v, int) and v} if isinstance(rules, dict) else {}
+        tables.append(row)
+    return {"tables": tables} if tables else {}

@@ -1,0 +1,247 @@
+"""monitor: every figure of the report and every check, from whatever the stages before it left.
+
+All inputs are optional: what is absent or empty makes its figures null and its checks `not applicable`. The simulated
+truth is read here and nowhere else. Exits 0 whatever it finds: `publish` acts on checks of severity `stop`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from models import drift, figures, portfolio
+from models.checks import Limits, run_checks
+from pipeline.params import Section, source_name
+from pipeline.stage import execute, fresh, read_json, say, write_json
+
+DATA, OUT = Path("data"), Path("data/monitor")
+NOT_FEATURES = {*figures.KEYS, "months_back", "outcome", "outcome_known_on", "part", "fold"}
+
+
+class Params(Section):
+    """What monitor compares, and where its checks begin to speak."""
+
+    section: ClassVar[str] = "monitor"
+    bins: int = 10  # quantile bins of PSI, fixed from the reference
+    reference_rows: int = 20_000  # training rows that a feature is compared with, chosen by hash
+    top_features: int = 20
+    limits: Limits = Limits()
+
+
+def frame(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a Parquet file; money becomes doubles, dates datetime64[ms]; an absent file is an empty frame."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return pd.DataFrame()
+    present = pq.read_schema(path).names
+    table = pq.read_table(path, columns=None if columns is None else [c for c in columns if c in present])
+    for i, column in enumerate(table.schema):
+        if pa.types.is_decimal(column.type):
+            table = table.set_column(i, column.name, table.column(i).cast(pa.float64()))
+        elif pa.types.is_date(column.type):
+            table = table.set_column(i, column.name, table.column(i).cast(pa.timestamp("ms")))
+    return table.to_pandas(ignore_metadata=True)
+
+
+def record(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file is an empty one."""
+    value = read_json(path) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON holds it: no numpy, no NaN, dates as ISO text, doubles to 12 significant digits."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(v) for v in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.12g}") if math.isfinite(value) else None
+    if isinstance(value, pd.Timestamp):
+        return value.date().isoformat()
+    return None if value is None or value is pd.NaT or value is pd.NA else str(value)
+
+
+def run_figures(predictions: pd.DataFrame) -> dict[str, Any]:
+    """Return what was run: source, date, split, verdict, and whether the test figures are those of what scores."""
+    where, summary = record(DATA / "ingest/as_of.json"), record(DATA / "observe/summary.json")
+    verdict, split = record(DATA / "promote/verdict.json"), record(DATA / "select/features.json").get("split") or {}
+    decision = verdict.get("decision")
+    same = verdict.get("candidate") is not None and verdict.get("candidate") == verdict.get("champion")
+    candidate = decision in ("kept", "not comparable", "no candidate", "refused", "rejected") and not same
+    by_split = {"random": "recipe", "time": "model"}.get(str(split.get("kind")), "recipe" if len(predictions) else None)
+    manifest = record(DATA / "promote/scorer/manifest.json")
+    return {
+        "source": source_name(),
+        "as_of": where.get("as_of") or summary.get("as_of"),
+        "currency": where.get("currency"),
+        "horizon_months": summary.get("horizon_months"),
+        "observed_by": summary.get("observed_by"),
+        "until": summary.get("until"),
+        "split": split,
+        "figures_of": by_split,
+        "model_figures_of": "candidate" if candidate else "champion",
+        "verdict": verdict,
+        "model_version": manifest.get("model_version"),
+        "experiment": bool(manifest.get("experiment")),
+    }
+
+
+def feature_figures(params: Params, backs: int) -> dict[str, Any]:
+    """Return the drift of the model's features from training to now, by month for the most moved, and missingness."""
+    training, scoring = DATA / "featurise/training/features.parquet", DATA / "featurise/scoring/features.parquet"
+    if not training.is_file() or not scoring.is_file():
+        return {}
+    import duckdb
+
+    names = record(DATA / "select/features.json").get("features") or []
+    con = duckdb.connect(config={"threads": 2})
+    there = [{r[0] for r in con.sql(f"describe select * from '{p}'").fetchall()} for p in (training, scoring)]
+    names = [n for n in (names or sorted(there[1])) if n in there[0] & there[1] and n not in NOT_FEATURES]
+    listed = ", ".join('"' + n.replace('"', '""') + '"' for n in names)
+    if not listed:
+        return {}
+    parts = DATA / "select/parts.parquet"
+    only = f"semi join (from '{parts}' where part = 'train') using (customer_id, as_of)" if parts.is_file() else ""
+    then = con.sql(
+        f"select {listed} from '{training}' {only} "
+        f"order by md5(customer_id || '|' || as_of::varchar), customer_id, as_of limit {params.reference_rows}"
+    ).df()
+    every = con.sql(
+        f"select customer_id, months_back, {listed} from '{scoring}' order by months_back, customer_id"
+    ).df()
+    now, before = every[every["months_back"] == 0], every[every["months_back"] == 1]
+    if then.empty or now.empty:
+        return {}
+    table = drift.compare(then, now, names, params.bins)
+    earlier = before[names].isna().mean() if len(before) else None
+    table["rise"] = table["missing_now"] - table["missing_then"]
+    if earlier is not None:
+        table["rise"] = np.maximum(table["rise"], table["missing_now"] - table["feature"].map(earlier))
+    top = table.head(params.top_features)
+    heat = []
+    for name in top["feature"] if backs > 1 else []:
+        fitted = drift.Bins.fit(then[name], params.bins)
+        heat.append(
+            {"feature": name, "psi": {str(b): fitted.psi(part[name]) for b, part in every.groupby("months_back")}}
+        )
+    missing = table.sort_values(["rise", "feature"], ascending=[False, True]).head(params.top_features)
+    return {
+        "compared": len(table),
+        "reference_rows": len(then),
+        "top": top.to_dict("records"),
+        "by_month": heat,
+        "missing": missing.to_dict("records"),
+        "identifier_like": [
+            n for n in names if drift.identifier_like(now[n], now["customer_id"], params.limits.identifier_share)
+        ],
+    }
+
+
+def flow_figures(
+    scores: dict[str, Any], table: pd.DataFrame, observations: pd.DataFrame, as_of: str | None
+) -> dict[str, Any]:
+    """Return how many customers were known, excluded, in the population, scored and decided on at the run's date."""
+    population = frame(DATA / "observe/scoring.parquet", [*figures.KEYS, "months_back"])
+    flow: dict[str, Any] = {"scored": scores["customers"] or None, "decided": len(table) or None}
+    if len(population):
+        flow["population"] = int((population["months_back"] == 0).sum())
+    if (
+        as_of is not None
+        and "excluded_because" in observations
+        and record(DATA / "observe/summary.json").get("observed_by") != "source"
+    ):
+        today = observations[observations["as_of"] == pd.Timestamp(as_of)]
+        if len(today):
+            flow |= {"known": len(today), "excluded": int(today["excluded_because"].notna().sum())}
+    return flow
+
+
+def grades_in_order(scores: pd.DataFrame) -> list[str]:
+    """Return the grades from best to worst: as the scorer names them, or else by their mean PD."""
+    path = DATA / "promote/scorer/grades.json"
+    names = record(path).get("names")
+    if names:
+        return [str(n) for n in names]
+    return portfolio.grade_order(scores["grade"], scores["pd"]) if "grade" in scores else []
+
+
+def run(params: Params) -> dict[str, Any]:
+    """Return every figure of the report; sections without input are empty."""
+    scores, table = frame(DATA / "score/scores.parquet"), frame(DATA / "decide/table.parquet")
+    observations, predictions = (
+        frame(DATA / "observe/observations.parquet"),
+        frame(DATA / "evaluate/predictions.parquet"),
+    )
+    truth = frame(DATA / "simulate/truth/truth.parquet") if source_name() == "simulated" else pd.DataFrame()
+    test = (
+        predictions[predictions["outcome"].notna()] if {"outcome", "pd"} <= set(predictions.columns) else pd.DataFrame()
+    )
+    if "part" in test and (test["part"] == "test").any():
+        test = test[test["part"] == "test"]
+    order = grades_in_order(scores)
+    told = run_figures(predictions)
+    as_of, horizon = told["as_of"], int(told["horizon_months"] or 12)
+    counts, drifted = figures.score_figures(scores, test, params.bins)
+    ripe = figures.matured(scores, observations, as_of, horizon)
+    grades = (
+        scores[["customer_id", "months_back", "grade"]] if "grade" in scores else pd.DataFrame(columns=["months_back"])
+    )
+    now = grades[grades["months_back"] == 0]
+    seen = {str(b): portfolio.migration(grades[grades["months_back"] == b], now, order) for b in (1, 3, 6, 12)}
+    unseen = figures.outside_training(scores[scores["months_back"] == 0]) if len(scores) else scores
+    found = {
+        "run": told,
+        "scores": counts,
+        "score_drift": drifted,
+        "grades": order,
+        "portfolio": figures.portfolio_figures(table, order),
+        "migration": {back: moved for back, moved in seen.items() if moved},
+        "features": feature_figures(params, int(scores["months_back"].nunique()) if len(scores) else 0),
+        "model": figures.outcome_figures(test, order),
+        "realised": figures.outcome_figures(ripe, order),
+        "truth": {
+            name: seen
+            for name, seen in (
+                ("test", figures.truth_figures(test, truth, outcomes=True)),
+                ("realised", figures.truth_figures(ripe, truth, outcomes=True)),
+                ("now", figures.truth_figures(unseen, truth, outcomes=False)),
+            )
+            if seen
+        },
+        "labels": figures.label_figures(observations),
+        "data": figures.data_figures(record(DATA / "ingest/quality.json")),
+        "flow": flow_figures(counts, table, observations, as_of),
+        "evaluate": record(DATA / "evaluate/metrics.json"),
+    }
+    return plain(found)
+
+
+def main() -> None:
+    """Read what the stages left, write figures.json and checks.json."""
+    params = Params.load()
+    found = run(params)
+    results = run_checks(found, params.limits)
+    fresh(OUT)
+    write_json(OUT / "figures.json", found)
+    write_json(OUT / "checks.json", plain(results))
+    answers = {a: sum(r["answer"] == a for r in results) for a in ("found", "clear", "not applicable")}
+    stops = sum(r["answer"] == "found" and r["severity"] == "stop" for r in results)
+    say("monitor", "checks", **{k.replace(" ", "_"): v for k, v in answers.items()}, stop=stops)
+    for r in results:
+        if r["answer"] == "found":
+            say("monitor", f"{r['code']} {r['severity']}: {r['title']}. {r['explanation']}")
+
+
+if __name__ == "__main__":
+    execute("monitor", main)
