@@ -1,0 +1,93 @@
+"""train: the final booster on all train rows, and out-of-fold margins for calibration.
+
+Reads data/featurise/training, data/select and data/tune, writes data/train: booster.txt, encoders.json, features.json,
+out_of_fold.parquet, summary.json. The file that `evaluate` judges is this very booster.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+
+from models.inputs import Panel
+from models.recipe import Trained, TrainSettings, train
+from models.splits import repeated_indices
+from models.tuning import repeat_count
+from pipeline.params import Section
+from pipeline.select import read_panel, read_selected, selected_inputs, write_frame
+from pipeline.stage import execute, fresh, read_json, say, write_json
+from pipeline.tune import read_tuned
+
+OUT = Path("data/train")
+OUT_OF_FOLD = ("customer_id", "as_of", "fold", "outcome", "margin", "third_a", "third_b")
+
+
+class Params(TrainSettings, Section):
+    """Section `train`: until when outcomes train, what of the tuned values is overridden, seeds."""
+
+    section: ClassVar[str] = "train"
+
+
+def out_of_fold(panel: Panel, fold: pd.Series, trained: Trained) -> pd.DataFrame:
+    """Return a row a train row: key, fold, outcome, out-of-fold margin and the margins of the thirds' models."""
+    frame = pd.DataFrame(
+        {
+            "customer_id": panel.customer,
+            "as_of": panel.as_of.astype("datetime64[ms]"),
+            "fold": fold,
+            "outcome": panel.outcome,
+            "margin": trained.margin,
+            "third_a": trained.third_a,
+            "third_b": trained.third_b,
+        }
+    )
+    return frame[list(OUT_OF_FOLD)]
+
+
+def main() -> None:
+    """Read rows, folds and parameters, train, write data/train."""
+    settings = Params.load()
+    selected = read_selected()
+    tuned = read_tuned()
+    if tuned is None:
+        fresh(OUT)
+        record = {"trained": False, "why": selected["why"]}
+        write_json(OUT / "summary.json", {**record, "settings": settings.model_dump(mode="json")})
+        write_json(OUT / "features.json", {**record, "features": []})
+        write_frame(pd.DataFrame(columns=list(OUT_OF_FOLD)), OUT / "out_of_fold.parquet")
+        say("train", f"no model: {selected['why']}")
+        return
+    rows, part, fold = read_panel(selected)
+    inside = part == "train"
+    panel = rows.take(inside)
+    repeats = read_json(Path("data/tune/summary.json"))["settings"]["repeats"] or repeat_count(panel.bads)
+    indices = repeated_indices(panel, fold[inside], selected["split"], repeats)
+    trained = train(panel, selected_inputs(selected), indices, tuned, settings)
+    fresh(OUT)
+    (OUT / "booster.txt").write_text(trained.booster, encoding="utf-8")
+    (OUT / "encoders.json").write_text(trained.encoders.to_json(), encoding="utf-8")
+    write_json(OUT / "features.json", {"trained": True, "features": [each.record() for each in trained.inputs]})
+    folds = pd.Series(pd.array(fold[inside], dtype="Int32")).where(fold[inside] >= 0)
+    write_frame(out_of_fold(panel, folds, trained), OUT / "out_of_fold.parquet")
+    summary = {
+        "trained": True,
+        "settings": settings.model_dump(mode="json"),
+        "rows": len(panel),
+        "bads": panel.bads,
+        "features": len(trained.inputs),
+        "rounds": trained.rounds,
+        "seeds": trained.seeds,
+        "learning_rate": trained.learning_rate,
+        "monotone": sum(each.direction != 0 for each in trained.inputs) if tuned.monotone else 0,
+    }
+    write_json(OUT / "summary.json", summary)
+    say(
+        "train", "trained", rows=len(panel), defaults=panel.bads, features=len(trained.inputs),
+        trees=trained.rounds * trained.seeds, seeds=trained.seeds, monotone=summary["monotone"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    execute("train", main)
