@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -108,7 +109,7 @@ def check_table(
     if not isinstance(contract, TableContract):
         contract = TableContract.from_json(json.dumps(contract))
     if isinstance(table, pd.DataFrame):
-        table = pa.Table.from_pandas(table, preserve_index=False)
+        table = _typed(table, contract)
     problems: list[Problem] = []
     present = [c for c in contract.columns if c.name in table.column_names]
     absent = [c.name for c in contract.columns if c.name not in table.column_names and c.name not in pending]
@@ -130,6 +131,17 @@ def check_table(
             if count:
                 problems.append(_problem(contract, rule.name, rule.sentence, f"{count} rows that break it"))
     return problems
+
+
+def _typed(frame: pd.DataFrame, contract: TableContract) -> pa.Table:
+    """Return a frame as Arrow, each column in its contract's type where it can be that without loss."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for column in contract.columns:
+        if column.name in table.column_names:
+            with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                cast = table[column.name].cast(ARROW[column.type])
+                table = table.set_column(table.schema.get_field_index(column.name), column.name, cast)
+    return table
 
 
 def _problem(contract: TableContract, where: str, must_be: str, found: str) -> Problem:
