@@ -112,7 +112,7 @@ def standings(rng: np.random.Generator, state: State, rows: Array, month: int) -
             "brand": ratios(np.clip(55 - 6 * weak + 12 * noise[1], 0, 100), 1),
             "uniqueness": ratios(np.clip(50 - 5 * weak + 14 * noise[2], 0, 100), 1),
             "relations": ratios(np.clip(60 - 5 * weak + 12 * noise[3], 0, 100), 1),
-            "scored_on": dates(first_day(month) + rng.integers(5, 26, size)),
+            "scored_on": dates(np.maximum(first_day(month) + rng.integers(5, 26, size), state["opened"][rows])),
         }
     )
 
@@ -133,6 +133,6 @@ def mentions(rng: np.random.Generator, state: State, month: int, first_number: i
             "voice": names(rng.integers(0, len(VOICES), size), VOICES),
             "tone": ratios(np.clip(tone, -1, 1), 3),
             "audience": ratios(np.round(np.exp(6 + 1.5 * rng.standard_normal(size)))),
-            "found_on": dates(said + rng.integers(0, 6, size)),
+            "found_on": dates(np.maximum(said + rng.integers(0, 6, size), state["opened"][row])),
         }
     )
