@@ -32,10 +32,10 @@ class Params(Section):
 
     seed: Annotated[int, Field(ge=0, le=2**31)] = 7
     customers: Annotated[int, Field(ge=100, le=10_000_000)] = 5000  # who come within the first sixty months
-    months: Annotated[int, Field(ge=1, le=600)] = 60  # deliveries; one more adds a folder and changes none
+    months: Annotated[int, Field(ge=1, le=240)] = 60  # deliveries; one more adds a folder and changes none
     start: Annotated[str, Field(pattern=r"^20\d\d-(0[1-9]|1[0-2])$")] = "2021-01"
     transactions_per_month: Annotated[float, Field(ge=2, le=200)] = 3.0  # a customer, on average
-    chunk_customers: Annotated[int, Field(ge=100, le=50_000)] = 20_000  # in memory at once
+    chunk_customers: Annotated[int, Field(ge=100, le=30_000)] = 20_000  # in memory at once
 
     def world(self) -> World:
         """Return the world of these parameters."""

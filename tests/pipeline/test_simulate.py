@@ -31,6 +31,12 @@ def write(folder, **changes):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def read_truth(folder, files):
+    path = folder / "truth.parquet"
+    path.write_bytes(files["truth/truth.parquet"])
+    return pq.read_table(path).to_pandas()
+
+
 @pytest.fixture(scope="module")
 def six(tmp_path_factory):
     return write(tmp_path_factory.mktemp("six") / "world")
@@ -43,6 +49,8 @@ def test_one_more_month_adds_a_folder_and_changes_no_byte_of_the_others(six, tmp
     for name, text in six.items():
         if not name.startswith("truth"):
             assert seven[name] == text, name
+    before, after = (read_truth(tmp_path, files) for files in (six, seven))
+    assert after[after.as_of.astype(str) <= "2021-07-01"].reset_index(drop=True).equals(before)
 
 
 def test_the_same_parameters_give_the_same_bytes_and_another_seed_others(six, tmp_path):
@@ -85,9 +93,7 @@ def test_every_table_is_delivered_and_named_as_the_mapping_reads_it(six):
 
 
 def test_truth_has_one_row_a_customer_and_date_and_probabilities(six, tmp_path):
-    path = tmp_path / "truth.parquet"
-    path.write_bytes(six["truth/truth.parquet"])
-    rows = pq.read_table(path).to_pandas()
+    rows = read_truth(tmp_path, six)
     assert not rows.duplicated(["customer_id", "as_of"]).any()
     assert rows.true_pd.between(0, 1).all()
     assert {str(day) for day in rows.as_of} == {f"2021-{month:02d}-01" for month in range(2, 8)}
