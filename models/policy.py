@@ -175,6 +175,11 @@ def by_kind(number: ByKind[Any], company: Floats, *, strict: str) -> Floats:
     return np.where(np.isnan(company), unknown, np.where(company == 1, number.company, number.person))
 
 
+def inflow_of(monthly_inflow: Floats, revenue: Floats) -> Floats:
+    """Return each customer's inflow of a month: as seen on its accounts, or else a twelfth of the yearly revenue."""
+    return np.where(np.isnan(monthly_inflow), revenue / 12, monthly_inflow)
+
+
 def recommend_limits(policy: Policy, facts: Facts, grades: tuple[str, ...], currency: str | None) -> Limits:
     """Return the largest limit that the policy allows for each customer, and the rule that set it.
 

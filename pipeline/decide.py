@@ -39,7 +39,8 @@ OVERRIDES = Path("data/overrides.csv")
 LEDGER, AS_OF = Path("data/ingest/ledger.json"), Path("data/ingest/as_of.json")
 OUT = Path("data/decide")
 MONTHS_BACK = {"grade_previous": 1, "grade_3m": 3, "grade_6m": 6, "grade_12m": 12}
-FACTS = ("exposure", "credit_limit", "days_past_due", "months_of_history", "monthly_inflow", "bureau_default")
+FACTS = ("exposure", "credit_limit", "days_past_due", "months_of_history", "monthly_inflow", "bureau_default",
+         "revenue")  # fmt: skip
 ALERT_TYPES = {"as_of": pa.date32(), "first_seen_on": pa.date32(), "since_before": pa.bool_(), "value": pa.float64(),
                "before": pa.float64(), "threshold": pa.float64()}  # fmt: skip
 
@@ -163,9 +164,10 @@ def run(
     notch = history.notch[:, -1].astype(np.int64)
     facts = policy.Facts(
         pd=history.pd[:, -1], notch=notch, company=panel.matrix(position, _company(position))[:, -1],
-        inflow=last["monthly_inflow"], exposure=history.exposure[:, -1], limit=_from_zero(last["credit_limit"]),
-        days_past_due=last["days_past_due"], bureau_default=last["bureau_default"],
-        months_of_history=last["months_of_history"], missing_share=numbers(now, "missing_share"),
+        inflow=policy.inflow_of(last["monthly_inflow"], last["revenue"]), exposure=history.exposure[:, -1],
+        limit=_from_zero(last["credit_limit"]), days_past_due=last["days_past_due"],
+        bureau_default=last["bureau_default"], months_of_history=last["months_of_history"],
+        missing_share=numbers(now, "missing_share"),
     )  # fmt: skip
     limits = policy.recommend_limits(given.numbers, facts, names, given.currency)
     chosen = _amounts(given.overrides.values("credit_limit_recommended", panel.customers))
@@ -266,14 +268,14 @@ def _reasons(panel: Panel, reasons: pa.Table) -> dict[str, Any]:
 
 def _counts(table: pa.Table, raised: alerts.Alerts) -> dict[str, Any]:
     """Return what the summary counts; money as text, exact."""
-    rule = table["limit_rule"].to_pandas()
-    assumed = rule.str.partition("; assumed ")[2].str.split(", ").explode()
+    parts = pc.split_pattern(table["limit_rule"], "; assumed ")
+    assumed = pc.list_flatten(pc.split_pattern(pc.list_flatten(pc.list_slice(parts, 1, 2)), ", "))
     state = raised.table.groupby(["code", "state"]).size().to_dict()
     return {
         "customers": table.num_rows,
-        "by_action": _sizes(table["action"].to_pandas()),
-        "by_limit_rule": _sizes(rule.str.partition(";")[0]),
-        "assumed": _sizes(assumed[assumed != ""]),
+        "by_action": _sizes(table["action"]),
+        "by_limit_rule": _sizes(pc.list_element(parts, 0)),
+        "assumed": _sizes(assumed),
         "money": {
             name: str(pc.sum(table[name].cast(pa.decimal128(38, 2))).as_py() or 0)
             for name in ("exposure", "expected_loss", "credit_limit", "credit_limit_recommended")
@@ -289,8 +291,8 @@ def _counts(table: pa.Table, raised: alerts.Alerts) -> dict[str, Any]:
     }
 
 
-def _sizes(values: pd.Series) -> dict[str, int]:
-    return {str(key): int(count) for key, count in values.value_counts().items()}
+def _sizes(values: pa.ChunkedArray) -> dict[str, int]:
+    return {each["values"]: each["counts"] for each in pc.value_counts(values).to_pylist()}
 
 
 def _write_alerts(raised: Mapping[str, pd.DataFrame]) -> None:
