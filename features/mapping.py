@@ -1,0 +1,301 @@
+"""The mapping file: how a lender's raw files become canonical tables; no Python, one file a source.
+
+`parse_mapping(text, where)` gives a frozen `Mapping` or refuses (exit code 4) with all faults together.
+`Mapping.model_json_schema()` is the JSON Schema that editors complete from.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Annotated, Self
+
+from features.errors import ConfigurationRefused, Problem
+from features.tables import CONTRACTS, contract_of
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+def _as_list(value: Any) -> Any:
+    """Let a single value stand for a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def _as_text(value: Any) -> Any:
+    """Let YAML numbers and booleans stand for the SQL text that they are."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, float, dt.date)) else value
+
+
+def _as_days(value: Any) -> Any:
+    """Read `3`, `3 days` or `1 day` as a number of days."""
+    match = re.fullmatch(r"\s*(-?\d+)\s*(days?)?\s*", str(value))
+    if not match:
+        raise ValueError("a number of days such as `3 days`")
+    return int(match[1])
+
+
+Strings = Annotated[list[str], BeforeValidator(_as_list)]
+Sql = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+Days = Annotated[int, BeforeValidator(_as_days)]
+
+
+class _Strict(BaseModel):
+    """A group of keys: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Format(_Strict):
+    """How a file is written; gzip (.gz) and zstd (.zst) are recognised by the file's name."""
+
+    type: Literal["csv", "parquet", "jsonl", "arff", "xlsx"] = "csv"
+    delimiter: str = Field(",", min_length=1, max_length=4)
+    quote: str = Field('"', max_length=1)
+    escape: str | None = Field(None, max_length=1, description="null: the quote itself, doubled")
+    encoding: str = Field("utf-8", description="any Python codec: utf-8, utf-16, gb18030, latin-1, ...")
+    decimal: Literal[".", ","] = "."
+    thousands: str = Field("", max_length=1, description="digit grouping mark, removed before numbers are read")
+    dates: Strings = Field(default_factory=list, description="strptime formats; none: ISO")
+    nulls: list[str] = Field(default_factory=list, description="texts that mean null, beside the empty one")
+    header: bool = True
+    names: list[str] = Field(default_factory=list, description="column names of a file without a header")
+    skip: int = Field(0, ge=0, description="lines before the header")
+    sheet: str | None = Field(None, description="xlsx: name of the sheet; null: the first")
+
+
+class Join(_Strict):
+    """A second file beside the main one (alias `row`): `left` adds its columns, `semi` keeps rows that occur in it."""
+
+    files: Strings
+    format: Format = Format()
+    alias: str = Field(alias="as", pattern=r"^[a-z][a-z0-9_]*$")
+    on: Sql
+    kind: Literal["left", "semi"] = "left"
+    static: bool = Field(False, description="states that a left-joined file without dates does not change with time")
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _declared(self) -> Self:
+        if self.kind == "left" and not self.static:
+            raise ValueError("declared `static: true`: what is joined has no date of its own, so it must not change")
+        return self
+
+
+class Attributes(_Strict):
+    """Columns beyond the contract that pass through: numeric become DOUBLE, categorical VARCHAR."""
+
+    numeric: dict[str, Sql] = Field(default_factory=dict)
+    categorical: dict[str, Sql] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        """Let a list of column names stand for name: name."""
+        if isinstance(value, dict):
+            return {
+                kind: {name: name for name in names} if isinstance(names, list) else names
+                for kind, names in value.items()
+            }
+        return value
+
+
+class Block(_Strict):
+    """One reading of some files into one canonical table."""
+
+    files: Strings
+    format: Format = Format()
+    columns: dict[str, Sql]
+    attributes: Attributes = Attributes()
+    known_after: Days = Field(0, description="days from the event to our knowledge of it")
+    where: Sql | None = None
+    static: bool = Field(False, description="states that rows without dates do not change with time")
+    joins: list[Join] = Field(default_factory=list)
+    repeat: list[dict[str, Any]] = Field(default_factory=list, description="the block once for each; ${name} replaced")
+
+    def repeats(self) -> list[Block]:
+        """Return the blocks that `repeat` stands for: itself where there is none."""
+        if not self.repeat:
+            return [self]
+        blocks = []
+        for values in self.repeat:
+            filled = self.model_dump(exclude={"repeat", "joins", "format", "files"})
+            for name, value in values.items():
+                filled = _replace(filled, "${" + name + "}", str(value))
+            blocks.append(
+                Block.model_construct(
+                    files=self.files, format=self.format, joins=self.joins, repeat=[],
+                    attributes=Attributes.model_construct(**filled.pop("attributes")), **filled,
+                )
+            )  # fmt: skip
+        return blocks
+
+
+def _replace(value: Any, placeholder: str, text: str) -> Any:
+    """Replace a placeholder in every text of nested data."""
+    if isinstance(value, str):
+        return value.replace(placeholder, text)
+    if isinstance(value, dict):
+        return {key: _replace(item, placeholder, text) for key, item in value.items()}
+    return value
+
+
+class Mapping(_Strict):
+    """One source: its name, currency, dates and canonical tables."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")
+    description: str = ""
+    as_of: dt.date | None = Field(None, description="an undated source's one date: its rows are known the day before")
+    live_since: dt.date | None = Field(None, description="deliveries from this day on: known no earlier than delivered")
+    tables: dict[str, Annotated[list[Block], BeforeValidator(_as_list)]] = Field(min_length=1)
+
+    def contract(self, table: str) -> Any:
+        """Return the contract of one of the tables."""
+        return contract_of(table, {column for block in self.tables[table] for column in block.columns})
+
+
+def _contract_faults(mapping: Mapping, where: str) -> list[Problem]:
+    """Return what the mapping's tables break of their contracts: names, missing columns, missing dates."""
+    problems = []
+    for table, blocks in mapping.tables.items():
+        if not NAME.fullmatch(table):
+            problems.append(
+                Problem(f"{where}: tables.{table}", "a lower-case name", "other characters", "Rename the table.")
+            )
+            continue
+        contract = mapping.contract(table)
+        known = {*contract.columns, "known_on"}
+        for number, block in enumerate(blocks):
+            place = f"{where}: tables.{table}[{number}]"
+            for column in block.columns:
+                if column not in known:
+                    near = difflib.get_close_matches(column, sorted(known), 1)
+                    problems.append(
+                        Problem(
+                            f"{place}.columns.{column}",
+                            f"one of {', '.join(sorted(known))}",
+                            "an unknown column",
+                            f"Write {near[0]}, or name it under `attributes`." if near else "Name it under `attributes`.",
+                        )
+                    )
+            problems += [
+                Problem(f"{place}.columns.{column}", f"given: {contract.columns[column].sentence}", "no such key",
+                        f"Add `{column}: <SQL expression over the file's columns>`.")
+                for column in contract.required()
+                if column not in block.columns
+            ]  # fmt: skip
+            names = [*block.attributes.numeric, *block.attributes.categorical]
+            problems += [
+                Problem(f"{place}.attributes.{name}", "a lower-case name that is no canonical column, once",
+                        "a name that cannot be used", "Rename the attribute.")
+                for name in names
+                if not NAME.fullmatch(name) or name in known or names.count(name) > 1
+            ]  # fmt: skip
+            problems += _repeat_faults(block, place)
+    return problems
+
+
+def _repeat_faults(block: Block, place: str) -> list[Problem]:
+    """Return the placeholders of a block that some entry of its `repeat` does not give."""
+    text = " ".join(
+        [*block.columns.values(), *block.attributes.numeric.values(), *block.attributes.categorical.values(),
+         block.where or ""]
+    )  # fmt: skip
+    used = set(re.findall(r"\$\{(\w+)\}", text))
+    given = [set(entry) for entry in block.repeat] or [set()]
+    missing = sorted(used - set.intersection(*given))
+    if missing:
+        return [Problem(f"{place}.repeat", "a value for every placeholder in each entry", f"none for {', '.join(missing)}",
+                        "Add it to every entry, or remove the placeholder.")]  # fmt: skip
+    return []
+
+
+def _pydantic_problem(fault: Any, where: str) -> Problem:
+    """Turn one fault of pydantic into a problem that names the nearest known key."""
+    path = [part for part in fault["loc"] if part != "function-before"]
+    place = f"{where}: {'.'.join(str(part) for part in path)}"
+    if fault["type"] == "extra_forbidden":
+        known = _known_keys(path)
+        near = difflib.get_close_matches(str(path[-1]), known, 1)
+        remedy = f"Did you mean {near[0]}?" if near else "Remove it."
+        return Problem(place, f"one of {', '.join(known)}", "an unknown key", remedy)
+    if fault["type"] == "missing":
+        return Problem(place, "given", "no such key", "Add it.")
+    must = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    value = fault["input"]
+    found = repr(value)[:80] if isinstance(value, (str, int, float, bool)) else f"a {type(value).__name__}"
+    return Problem(place, must[:1].lower() + must[1:], found, "Correct it.")
+
+
+def _known_keys(path: list[Any]) -> list[str]:
+    """Return the keys that may stand where `path` ends."""
+    groups: dict[str, type[BaseModel]] = {"format": Format, "attributes": Attributes}
+    parents = [str(part) for part in path[:-1] if not isinstance(part, int)]
+    if not parents:
+        model: type[BaseModel] = Mapping
+    elif parents[-1] in groups:
+        model = groups[parents[-1]]
+    else:
+        model = Join if parents[-1] == "joins" else Block
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings may not give a key twice (the first would be lost without a word), and in which `on` is text."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for position, (key_node, _) in enumerate(node.value):
+        if keys[position] in keys[:position]:
+            line = key_node.start_mark.line + 1
+            raise yaml.YAMLError(f"the key {keys[position]!r} is given twice, line {line}")
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeys.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.IGNORECASE), list("tTfF"))
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
+
+
+def parse_mapping(text: str, where: str) -> Mapping:
+    """Read a mapping from YAML text; `where` names the file in messages.
+
+    Refuses (exit code 4) with every fault at once: bad YAML, unknown keys, wrong values, columns that no contract has,
+    required columns that are missing.
+    """
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        found = " ".join(str(error).split())[:200]
+        raise ConfigurationRefused(Problem(where, "YAML", found, "Mend the file.")) from None
+    if not isinstance(raw, dict):
+        raise ConfigurationRefused(Problem(where, "a mapping of keys", type(raw).__name__, "See data/sources/berka.yaml."))
+    try:
+        mapping = Mapping.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigurationRefused([_pydantic_problem(fault, where) for fault in error.errors()]) from None
+    problems = _contract_faults(mapping, where)
+    if problems:
+        raise ConfigurationRefused(problems)
+    return mapping
+
+
+def mapping_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a mapping file."""
+    schema = Mapping.model_json_schema()
+    schema["title"] = "Bellwether mapping"
+    schema["description"] = f"Canonical tables: {', '.join(CONTRACTS)}; any other name is a generic history."
+    return schema

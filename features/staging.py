@@ -1,0 +1,293 @@
+"""One mapping block as one SQL query: raw rows in, canonical rows out, with every broken rule of the contract.
+
+    SELECT <canonical columns>, <attributes>, known_on, _file, _row, _left_out, _broken FROM raw AS "row" ...
+
+A column's name alone is cast to the contract's type as the file's format says (dates, decimal mark); any other
+expression runs inside TRY, so that a value it cannot handle breaks a rule and not the run. Nothing is rounded silently:
+a scale beyond the contract's is a broken rule. The fast form only says whether a row is broken; `detail=True` names
+the rules, for the few rows that are. Pure: text and syntax trees in, SQL text out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from features.errors import Problem
+from features.expressions import Reader, SqlFault, Texts, columns_of, is_plain, name, over, parse, quote
+from features.mapping import Block, Mapping
+from features.tables import DATE, MONEY, RATIO, TEXT, WHOLE, Contract
+
+WANT = {DATE: "date", MONEY: "money", WHOLE: "money", RATIO: "number", TEXT: None}
+ALWAYS = dt.date(1900, 1, 1)  # when rows of a static table without dates became known
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A raw relation of the engine: its name there, its columns and types, how its texts are written."""
+
+    name: str
+    types: dict[str, str]
+    texts: Texts
+
+
+@dataclass
+class Staged:
+    """A compiled block: the query in its two forms, the output columns, and what was wrong with the mapping."""
+
+    fast: str = ""
+    detail: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A column's SQL value and the conditions under which the raw value breaks its type."""
+
+    sql: str
+    faults: tuple[tuple[str, str], ...] = ()
+
+
+def output_columns(contract: Contract, blocks: list[Block]) -> dict[str, str]:
+    """Return column -> type of a canonical table: the contract's, the attributes of all blocks, known_on."""
+    columns = {column: spec.type for column, spec in contract.columns.items()}
+    numeric = {attribute: RATIO for block in blocks for attribute in block.attributes.numeric}
+    categorical = {attribute: TEXT for block in blocks for attribute in block.attributes.categorical}
+    return {**columns, **dict(sorted(numeric.items())), **dict(sorted(categorical.items())), "known_on": DATE}
+
+
+def _cast(column: str, target: str, sql: str, kind: str, texts: Texts) -> _Value:
+    """Cast a value of SQL type `kind` to the contract's type. Null in, null out; nothing is rounded silently."""
+    text = kind == "VARCHAR"
+    digits = texts.digits(sql) if text else sql
+    if target == TEXT:
+        return _Value(sql if text else f"CAST({sql} AS VARCHAR)")
+    if target == DATE:
+        value = texts.maybe_date(sql) if text else f"TRY_CAST({sql} AS DATE)"
+    elif target == RATIO:
+        value = f"CASE WHEN isfinite(TRY_CAST({digits} AS DOUBLE)) THEN TRY_CAST({digits} AS DOUBLE) END"
+    else:
+        value = f"TRY_CAST({digits} AS {target})"
+    faults = [(f"type:{column}", f"{sql} IS NOT NULL AND ({value}) IS NULL")]
+    if target in (MONEY, WHOLE):
+        faults += [(f"scale:{column}", rounded) for rounded in [_rounded(digits, value, kind, target)] if rounded]
+    return _Value(value, tuple(faults))
+
+
+def _rounded(sql: str, value: str, kind: str, target: str) -> str | None:
+    """Return SQL of whether the cast lost decimals; None where it cannot. Doubles are given a millionth."""
+    if kind == "VARCHAR":
+        return over(sql, 2 if target == MONEY else 0)
+    if kind.startswith("DECIMAL"):
+        return f"{sql} <> {value}"
+    if kind in ("DOUBLE", "FLOAT"):
+        return f"abs({sql} - CAST({value} AS DOUBLE)) > 0.000001 + 0.000000000001 * abs({sql})"
+    return None
+
+
+class Stage:
+    """Compiles one block over its relations; collects problems instead of raising at the first."""
+
+    def __init__(
+        self, connection: Any, mapping: Mapping, table: str, block: Block, place: str, relations: dict[str, Relation],
+        *, has_deliveries: bool = False,
+    ) -> None:
+        self.connection, self.mapping, self.block, self.place = connection, mapping, block, place
+        self.contract: Contract = mapping.contract(table)
+        self.columns = output_columns(self.contract, mapping.tables[table])
+        self.relations, self.has_deliveries = relations, has_deliveries
+        left = [join.alias for join in block.joins if join.kind == "left"]
+        self.visible = {alias: relation for alias, relation in relations.items() if alias == "row" or alias in left}
+        self.problems: list[Problem] = []
+
+    def _reader(self, relations: dict[str, Relation]) -> Reader:
+        types = {alias: relation.types for alias, relation in relations.items()}
+        return Reader(self.connection, types, {alias: relation.texts for alias, relation in relations.items()})
+
+    def _tree(self, where: str, sql: str, relations: dict[str, Relation]) -> dict[str, Any] | None:
+        """Parse an expression and check that its columns exist; note what is wrong and return None."""
+        place = f"{self.place}.{where}"
+        try:
+            tree = parse(self.connection, sql)
+        except SqlFault as fault:
+            self.problems.append(Problem(place, "one SQL expression (DuckDB)", str(fault)[:200], "Correct the SQL."))
+            return None
+        reader = self._reader(relations)
+        missing = [column for column in columns_of(tree) if reader.owner(column) is None]
+        have = [column for relation in relations.values() for column in relation.types]
+        for column in missing:
+            near = difflib.get_close_matches(column[-1], have, 1, 0.5)
+            spelled = near[0] if near and near[0].isidentifier() else f'"{near[0]}"' if near else ""
+            remedy = f"Did you mean {spelled}?" if near else "Name one of the file's columns."
+            self.problems.append(
+                Problem(place, f"SQL over the file's columns ({', '.join(have[:60])})", f"no column {'.'.join(column)}", remedy)
+            )
+        return None if missing else tree
+
+    def _probe(self, where: str, sql: str) -> str | None:
+        """Return the SQL type of a readable expression, or note why the engine refuses it."""
+        import duckdb
+
+        try:
+            rows = self.connection.execute(f"DESCRIBE SELECT {sql} AS probe FROM {self._source()}").fetchall()
+        except duckdb.Error as error:
+            found = " ".join(str(error).split("LINE 1")[0].split())[:200]
+            self.problems.append(Problem(f"{self.place}.{where}", "SQL that DuckDB can bind", found, "Correct the SQL."))
+            return None
+        return str(rows[0][1])
+
+    def _source(self) -> str:
+        """Return the FROM clause: the main file as `row`, and what is joined to it from the left."""
+        parts = [f'{self.relations["row"].name} AS "row"']
+        parts += [
+            f"LEFT JOIN {self.relations[join.alias].name} AS {name(join.alias)} ON ({join.on})"
+            for join in self.block.joins
+            if join.kind == "left"
+        ]
+        return " ".join(parts)
+
+    def _value(self, where: str, column: str, sql: str, target: str) -> _Value:
+        """Compile one column's expression."""
+        tree = self._tree(where, sql, self.visible)
+        if tree is None:
+            return _Value("NULL")
+        reader = self._reader(self.visible)
+        if is_plain(tree):
+            alias, raw = reader.owner(tuple(tree["column_names"])) or ("row", sql)
+            relation = self.visible[alias]
+            return _cast(column, target, name(alias, raw), relation.types[raw], relation.texts)
+        readable = reader.read(tree, WANT[target])
+        kind = self._probe(where, readable)
+        if kind is None:
+            return _Value("NULL")
+        value = _cast(column, target, f"TRY({readable})", kind, self.visible["row"].texts)
+        return _Value(value.sql, ((f"sql:{column}", f"TRY(({readable}) IS NULL) IS NULL"), *value.faults))
+
+    def _condition(self) -> tuple[str, list[tuple[str, str]]]:
+        """Return SQL that says whether the row is left out (where, semi joins), and the faults of that SQL."""
+        kept, faults = [], []
+        if self.block.where:
+            tree = self._tree("where", self.block.where, self.visible)
+            readable = self._reader(self.visible).read(tree, None) if tree else "true"
+            kind = self._probe("where", readable) if tree else "BOOLEAN"
+            if kind not in (None, "BOOLEAN"):
+                self.problems.append(Problem(f"{self.place}.where", "a condition", f"SQL of type {kind}", "Compare."))
+            elif kind:
+                kept.append(f"coalesce(TRY({readable}), false)")
+                faults.append(("sql:where", f"TRY(({readable}) IS NULL) IS NULL"))
+        for number, join in enumerate(self.block.joins):
+            both = {**self.visible, join.alias: self.relations[join.alias]}
+            if self._tree(f"joins[{number}].on", join.on, both) and join.kind == "semi":
+                relation = self.relations[join.alias].name
+                kept.append(f"EXISTS (SELECT 1 FROM {relation} AS {name(join.alias)} WHERE ({join.on}))")
+        return (f"NOT ({' AND '.join(kept)})" if kept else "false"), faults
+
+    def _known_on(self) -> str | None:
+        """Return SQL of known_on, or note that the block says nothing about when its rows became known."""
+        contract, fallback = self.contract, None
+        if self.mapping.as_of:
+            fallback = f"DATE '{self.mapping.as_of - dt.timedelta(days=1)}'"
+        elif self.block.static:
+            fallback = f"DATE '{ALWAYS}'"
+        delivered = "_delivered_on"
+        if "known_on" in self.block.columns:
+            base = "_known_on"
+        elif contract.event in self.block.columns:
+            base = f"{name(contract.event)} + {self.block.known_after + contract.event_lag_days}"
+        elif fallback is None and not self.has_deliveries:
+            self.problems.append(
+                Problem(
+                    self.place, f"dated: `known_on` or `{contract.event}` under columns",
+                    "nothing that says when a row became known",
+                    "Map one of them, or declare `static: true`, or give the source one `as_of`.",
+                )
+            )  # fmt: skip
+            return None
+        else:
+            base = "NULL::DATE"
+        fallbacks = [base, *([fallback] if fallback else []), delivered]
+        plain = f"coalesce({', '.join(fallbacks)})"
+        if self.mapping.live_since:
+            late = f"{delivered} >= DATE '{self.mapping.live_since}'"
+            return f"CASE WHEN {late} THEN greatest({plain}, {delivered}) ELSE {plain} END"
+        return plain
+
+    def compile(self) -> Staged:
+        """Return the block's query in both forms, or its problems."""
+        contract, block = self.contract, self.block
+        values: dict[str, _Value] = {}
+        for column, spec in contract.columns.items():
+            sql = block.columns.get(column)
+            values[column] = self._value(f"columns.{column}", column, sql, spec.type) if sql else _Value(
+                f"CAST({spec.default or 'NULL'} AS {spec.type})"
+            )  # fmt: skip
+            if sql and spec.default:
+                values[column] = _Value(f"coalesce({values[column].sql}, {spec.default})", values[column].faults)
+        attributes = {**block.attributes.numeric, **block.attributes.categorical}
+        for column, target in self.columns.items():
+            if column in contract.columns or column == "known_on":
+                continue
+            sql = attributes.get(column)
+            kind = "numeric" if target == RATIO else "categorical"
+            where = f"attributes.{kind}.{column}"
+            values[column] = self._value(where, column, sql, target) if sql else _Value(f"CAST(NULL AS {target})")
+        if "known_on" in block.columns:
+            values["_known_on"] = self._value("columns.known_on", "known_on", block.columns["known_on"], DATE)
+        left_out, faults = self._condition()
+        known_on = self._known_on()
+        if self.problems or known_on is None:
+            return Staged(problems=self.problems)
+        return Staged(
+            self._select(values, left_out, faults, known_on, detail=False),
+            self._select(values, left_out, faults, known_on, detail=True),
+            self.columns,
+        )
+
+    def _rules(self) -> list[tuple[str, str]]:
+        """Return (rule, condition that breaks it) over the canonical columns."""
+        rules = [("required:known_on", "known_on IS NULL")]
+        for column, spec in self.contract.columns.items():
+            if spec.required and column != self.contract.generated_key:
+                rules.append((f"required:{column}", f"{name(column)} IS NULL"))
+            kept = spec.rule(column)
+            if kept and column in self.block.columns:
+                rules.append((f"range:{column}", f"NOT ({kept})"))
+        return rules + [(rule.name, f"NOT ({rule.condition})") for rule in self.contract.rules]
+
+    def _select(
+        self, values: dict[str, _Value], left_out: str, faults: list[tuple[str, str]], known_on: str, *, detail: bool
+    ) -> str:
+        """Write the query: values and their types inside, the day of knowledge around them, the contract outside."""
+        typed = faults + [fault for value in values.values() for fault in value.faults]
+        inner = [f"{value.sql} AS {name(column)}" for column, value in values.items()]
+        inner += ['"row".__file AS _file', '"row".rowid AS _row', '"row".__delivered_on AS _delivered_on',
+                  f"{left_out} AS _left_out", f"{_broken(typed, detail=detail)} AS _typed"]  # fmt: skip
+        given = [name(column) for column in self.columns if column != "known_on"]
+        middle = f"SELECT *, CAST({known_on} AS DATE) AS known_on FROM (SELECT {', '.join(inner)} FROM {self._source()})"
+        broken = _broken(self._rules(), detail=detail)
+        both = f"list_concat(_typed, {broken})" if detail else f"(_typed OR {broken})"
+        key = self.contract.generated_key
+        made = key if key and key not in self.block.columns else None
+        content = ", ".join(name(column) for column in self.columns if column not in (made, "known_on"))
+        listed = [_made_key(key, content) if column == name(made or "") else column for column in given]
+        count = "" if self.contract.key else f", row_number() OVER (PARTITION BY _file, _left_out, {content}) AS _n"
+        tail = "known_on, _file, _row, _left_out"
+        return f"SELECT {', '.join(listed)}, {tail}, {both} AS _broken{count} FROM ({middle})"
+
+
+def _made_key(key: str | None, content: str) -> str:
+    """Return SQL of an identifier made from a row's content and its count among equal rows of its file."""
+    count = f"row_number() OVER (PARTITION BY _file, _left_out, {content})"
+    return f"md5(CAST(ROW({content}) AS VARCHAR)) || '-' || {count} AS {name(key or '')}"
+
+
+def _broken(rules: list[tuple[str, str]], *, detail: bool) -> str:
+    """Return SQL of whether any rule is broken, or of the list of those that are."""
+    if detail:
+        cases = ", ".join(f"CASE WHEN {condition} THEN {quote(rule)} END" for rule, condition in rules)
+        return f"list_filter(CAST([{cases}] AS VARCHAR[]), lambda rule: rule IS NOT NULL)"
+    conditions = " OR ".join(f"coalesce({condition}, false)" for _, condition in rules)
+    return f"({conditions})" if rules else "false"

@@ -1,0 +1,317 @@
+"""ingest: data/raw/<source>/ by its mapping -> canonical tables, checked, quarantined, one file a month of knowledge.
+
+Writes data/ingest/: tables/<table>/known_month=YYYY-MM/part.parquet, tables.json, quarantine/<table>.parquet,
+quality.json, as_of.json, overrides/<section>.json, ledger.json. The folder outlives the stage (persist: true): where
+the ledger explains everything that lies there and nothing is new, nothing is done; else it is built from scratch.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import tempfile
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+import features
+from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem
+from features.mapping import Mapping, parse_mapping
+from pipeline.params import STAGES, Section, overrides, resolved_as_of, source_name
+from pipeline.raw import RawFile, digest, list_files
+from pipeline.stage import execute, fresh, read_json, say, write_json
+
+OUT = Path("data/ingest")
+SOURCES = Path("data/sources")
+CODE = ("tables.py", "mapping.py", "expressions.py", "staging.py", "reconcile.py")
+
+
+class Params(Section):
+    """How much bad data is tolerated, and the engine's memory."""
+
+    section: ClassVar[str] = "ingest"
+    max_quarantined_row_share: float = Field(0.005, ge=0, le=1)
+    max_quarantined_amount_share: float = Field(0.005, ge=0, le=1)
+    memory_limit: str = Field("3GiB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$")
+
+
+def mapping_path(source: str) -> Path:
+    """Return where a source's mapping stands."""
+    return SOURCES / f"{source}.yaml"
+
+
+def load_mapping(source: str) -> Mapping:
+    """Read a source's mapping; refuse (exit code 4) where it is absent or wrong."""
+    path = mapping_path(source)
+    if not path.is_file():
+        have = ", ".join(sorted(file.stem for file in SOURCES.glob("*.yaml"))) or "none"
+        raise ConfigurationRefused(
+            Problem(str(path), "the mapping of the source that params.yaml names", f"no such file (there are: {have})",
+                    "Set `source:` to one of them or write the mapping.")
+        )  # fmt: skip
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigurationRefused(Problem(str(path), "UTF-8 text", "other bytes", "Save it as UTF-8.")) from None
+    mapping = parse_mapping(text, str(path))
+    if mapping.name != source:
+        raise ConfigurationRefused(Problem(f"{path}: name", source, mapping.name, "Name the mapping like its file."))
+    return mapping
+
+
+def preflight(source: str) -> None:
+    """Refuse what can be refused within a second: the mapping, missing or empty files, columns that no header has.
+
+    Raises ConfigurationRefused (4) or DataRefused (2) with all problems; reads headers only, writes nothing.
+    """
+    from pipeline.build import Build, engine
+
+    mapping = load_mapping(source)
+    files = list_files(source)
+    with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
+        connection = engine("1GiB", Path(scratch), sorted({file.path.parent for file in files}))
+        try:
+            Build(connection, mapping, files, str(mapping_path(source)), Path(scratch)).compile()
+        finally:
+            connection.close()
+
+
+def _code() -> str:
+    """Return a hash of the code and the engine that decide the bytes."""
+    import duckdb
+
+    sources = [Path(features.__file__).parent / module for module in CODE]
+    sources += [Path(__file__).parent / module for module in ("raw.py", "build.py", "ingest.py")]
+    texts = b"\0".join(path.read_bytes() for path in sources)
+    return hashlib.sha256(texts + duckdb.__version__.encode()).hexdigest()
+
+
+def _outputs() -> dict[str, str]:
+    """Return path -> SHA-256 of everything that the ledger answers for."""
+    own = ("tables", "quarantine")
+    paths = [path for folder in own for path in sorted((OUT / folder).rglob("*")) if path.is_file()]
+    paths += [path for path in (OUT / "tables.json", OUT / "quality.json") if path.exists()]
+    return {str(path.relative_to(OUT)): digest(path) for path in paths}
+
+
+def _check_manifests(files: list[RawFile], digests: dict[str, str]) -> None:
+    """Refuse files that are not what their manifest states (7), and files that it states but that are missing (2)."""
+    differing, missing = [], []
+    present = {file.name for file in files}
+    deliveries = {file.delivery.name: file.delivery for file in files}
+    for delivery in deliveries.values():
+        prefix = "" if delivery.name == "." else f"{delivery.name}/"
+        for inner, stated in (delivery.files or {}).items():
+            name = prefix + inner
+            if name not in present:
+                missing.append(Problem(name, "delivered, as its manifest states", "no such file", "Deliver it again."))
+            elif stated.get("sha256") and stated["sha256"] != digests[name]:
+                differing.append(
+                    Problem(name, "the bytes whose SHA-256 its manifest states", "other bytes", "Deliver it again.")
+                )
+    if differing:
+        raise IntegrityRefused([*differing, *missing])
+    if missing:
+        raise DataRefused(missing)
+
+
+def _check_stated(build: Any) -> None:
+    """Refuse (exit code 2) files whose rows or control totals differ from what their manifest states."""
+    problems = []
+    for raw in build.raws.values():
+        stated = {
+            build.reader.ids[file.name]: (file, (file.delivery.files or {}).get(file.inner, {})) for file in raw.files
+        }
+        columns = sorted({column for _, facts in stated.values() for column in (facts.get("totals") or {})})
+        if not any("rows" in facts or facts.get("totals") for _, facts in stated.values()):
+            continue
+        have = {column.lower(): column for column in raw.relation.types}
+        known = [column for column in columns if column.lower() in have]
+        quoted = [f'sum(TRY_CAST({raw.relation.texts.digits(chr(34) + have[column.lower()] + chr(34))} AS DECIMAL(38,10)))'
+                  for column in known]  # fmt: skip
+        rows = build.connection.execute(
+            f"SELECT __file, count(*){''.join(', ' + total for total in quoted)} FROM {raw.relation.name} GROUP BY ALL"
+        ).fetchall()
+        found = {row[0]: row[1:] for row in rows}
+        for number, (file, facts) in stated.items():
+            count, *totals = found.get(number, (0, *[None] * len(known)))
+            count += sum(1 for reject in raw.rejected if reject[0] == number)
+            if "rows" in facts and count != facts["rows"]:
+                problems.append(
+                    Problem(file.name, f"{facts['rows']:,} rows, as its manifest states", f"{count:,}", "Deliver it again.")
+                )
+            for column, total in zip(known, totals, strict=True):
+                if column in (facts.get("totals") or {}) and (total or Decimal(0)) != Decimal(str(facts["totals"][column])):
+                    problems.append(
+                        Problem(f"{file.name}: {column}", f"a total of {facts['totals'][column]}, as its manifest states",
+                                f"{total or 0:f}", "Deliver it again.")
+                    )  # fmt: skip
+    if problems:
+        raise DataRefused(problems)
+
+
+def _limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
+    """Return the tables of which too many rows, or too much of the amount, broke a rule."""
+    problems = []
+    for table, account in quality.items():
+        rows = sum(block["read"] - block["left_out"] for block in account["blocks"])
+        bad = sum(block["quarantined"] for block in account["blocks"])
+        amount = sum(Decimal(block["absolute"][state]) for block in account["blocks"] for state in block["absolute"])
+        lost = sum(Decimal(block["absolute"]["quarantined"]) for block in account["blocks"])
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in account["rules"].items())
+        for what, part, whole, limit in (
+            ("rows", bad, rows, params.max_quarantined_row_share),
+            ("amount", lost, amount, params.max_quarantined_amount_share),
+        ):
+            if whole and part > whole * type(whole)(str(limit)) if isinstance(whole, Decimal) else whole and part > whole * limit:
+                problems.append(
+                    Problem(
+                        f"table {table}", f"at most {limit:.2%} of the {what} in quarantine", f"{float(part / whole):.2%} ({rules})",
+                        f"See data/ingest/quarantine/{table}.parquet; correct the mapping or the delivery.",
+                    )
+                )  # fmt: skip
+        if not account["kept"]:
+            problems.append(Problem(f"table {table}", "at least one row", "none kept", "See data/ingest/quality.json."))
+    return problems
+
+
+def build_tables(params: Params, mapping: Mapping, files: list[RawFile], where: str) -> dict[str, Any]:
+    """Build data/ingest from scratch and return quality by table; refuse what breaks the limits (exit code 2)."""
+    from pipeline.build import Build, dependency_order, engine
+    from features.staging import output_columns
+    from features.tables import RATIO, TEXT
+
+    fresh(OUT)
+    quality: dict[str, Any] = {}
+    described: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
+        folders = sorted({file.path.parent for file in files})
+        connection = engine(params.memory_limit, Path(scratch), [*folders, OUT])
+        try:
+            build = Build(connection, mapping, files, where, Path(scratch))
+            build.compile()
+            order = dependency_order(list(mapping.tables))
+            for table in order:
+                build.stage(table)
+            _check_stated(build)
+            for table in order:
+                build.mark(table)
+                build.quarantine(table, OUT / "quarantine" / f"{table}.parquet")
+                quality[table] = build.quality(table)
+                months = build.write(table, OUT / "tables" / table)
+                contract = mapping.contract(table)
+                columns = output_columns(contract, mapping.tables[table])
+                extra = [column for column in columns if column not in contract.columns and column != "known_on"]
+                described[table] = {
+                    "columns": columns,
+                    "mapped": sorted({column for block in mapping.tables[table] for column in block.columns}),
+                    "key": list(contract.key),
+                    "event": contract.event,
+                    "numeric": [column for column in extra if columns[column] == RATIO],
+                    "categorical": [column for column in extra if columns[column] == TEXT],
+                    "canonical": table in _canonical(),
+                    "rows": quality[table]["kept"],
+                }
+                total = {state: sum(block[state] for block in quality[table]["blocks"])
+                         for state in ("read", "kept", "quarantined", "deduplicated", "left_out")}  # fmt: skip
+                say("ingest", table, **total, months=months)
+            as_of = _newest_known(connection, described)
+        finally:
+            connection.close()
+    write_json(OUT / "tables.json", described)
+    write_json(OUT / "quality.json", {"source": mapping.name, "tables": quality, "newest_known_on": as_of})
+    problems = _limits(params, quality)
+    if problems:
+        raise DataRefused(problems)
+    return quality
+
+
+def _canonical() -> set[str]:
+    from features.tables import CONTRACTS
+
+    return set(CONTRACTS)
+
+
+def _newest_known(connection: Any, described: dict[str, Any]) -> str | None:
+    """Return the newest day on which a kept row, or a stated outcome, became known."""
+    from features.reconcile import KEPT, staged
+
+    days = []
+    for table in described:
+        columns = ["known_on", *(["outcome_known_on"] if table == "observations" else [])]
+        for column in columns:
+            days += connection.execute(f"SELECT max({column}) FROM {staged(table)} WHERE _state = {KEPT}").fetchone()
+    newest = [day for day in days if day is not None]
+    return max(newest).isoformat() if newest else None
+
+
+def latest(mapping: Mapping, files: list[RawFile], newest_known: str | None) -> tuple[dt.date, dt.date | None]:
+    """Return (as_of, date of the newest complete delivery or None) by the rule of `as_of: latest`.
+
+    The first of the month after the newest complete delivery, without a manifest after the newest known_on; an undated
+    source's own date. Never the clock.
+    """
+    delivered = [file.delivery.delivered_on for file in files if file.delivery.delivered_on and file.delivery.complete]
+    newest = max(delivered) if delivered else None
+    if mapping.as_of:
+        return mapping.as_of, newest
+    day = newest or (dt.date.fromisoformat(newest_known) if newest_known else None)
+    if day is None:
+        raise DataRefused(Problem("as_of: latest", "a delivery date or a known_on to follow", "neither", "State `as_of`."))
+    return (day.replace(day=28) + dt.timedelta(days=4)).replace(day=1), newest
+
+
+def main() -> None:
+    """Build the canonical tables, or do nothing where the ledger explains what lies there."""
+    params, source = Params.load(), source_name()
+    mapping, files = load_mapping(source), list_files(source)
+    where = str(mapping_path(source))
+    digests = {file.name: digest(file.path) for file in files}
+    _check_manifests(files, digests)
+    manifests = {file.delivery.name: [str(file.delivery.delivered_on), file.delivery.complete] for file in files}
+    ledger = {
+        "source": source,
+        "mapping": hashlib.sha256(mapping_path(source).read_bytes()).hexdigest(),
+        "code": _code(),
+        "limits": [params.max_quarantined_row_share, params.max_quarantined_amount_share],
+        "files": digests,
+        "deliveries": manifests,
+    }
+    old = read_json(OUT / "ledger.json") if (OUT / "ledger.json").is_file() else {}
+    if old == {**ledger, "outputs": _outputs()}:
+        say("ingest", "nothing new", source=source, files=len(files))
+    else:
+        build_tables(params, mapping, files, where)
+        write_json(OUT / "ledger.json", {**ledger, "outputs": _outputs()})
+    _write_dates(mapping, files)
+    for stage in STAGES:
+        if stage != "simulate":
+            write_json(OUT / "overrides" / f"{stage}.json", overrides(source).get(stage) or {})
+
+
+def _write_dates(mapping: Mapping, files: list[RawFile]) -> None:
+    """Write as_of.json: the run's date, where it comes from, and the source's currency."""
+    asked = resolved_as_of()
+    newest_known = read_json(OUT / "quality.json")["newest_known_on"]
+    found, delivery = latest(mapping, files, newest_known)
+    as_of = found if asked == "latest" else dt.date.fromisoformat(asked)
+    write_json(
+        OUT / "as_of.json",
+        {
+            "as_of": as_of.isoformat(),
+            "latest": found.isoformat(),
+            "asked": asked,
+            "newest_delivery": delivery.isoformat() if delivery else None,
+            "newest_known_on": newest_known,
+            "source": mapping.name,
+            "currency": mapping.currency,
+            "undated": mapping.as_of is not None,
+        },
+    )
+    say("ingest", "as_of", date=as_of.isoformat(), asked=asked)
+
+
+if __name__ == "__main__":
+    execute("ingest", main)

@@ -1,0 +1,324 @@
+"""Raw files: where they are, which delivery they belong to, what columns they have, and how the engine reads them.
+
+A folder that holds `manifest.json` is a delivery; files outside any delivery are one undated delivery. The engine reads
+UTF-8 csv, parquet and json lines itself (gzip and zstd too); what it cannot read (other encodings, CR-only line ends,
+arff, xlsx) is first rewritten as UTF-8 csv in a scratch folder. Files are read by column name, never by position, and
+every csv value arrives as text.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import fnmatch
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from features.errors import DataRefused, Problem
+from features.expressions import quote
+from features.mapping import Format
+
+RAW = Path("data/raw")
+HEAD = 1 << 18  # bytes that hold any header
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A folder with a manifest, or the undated rest: its name, the last day that it covers, what it states of files."""
+
+    name: str
+    delivered_on: dt.date | None = None
+    complete: bool = True
+    files: dict[str, dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One raw file: its name under data/raw/<source>, its name inside its delivery, its real path."""
+
+    name: str
+    inner: str
+    path: Path
+    delivery: Delivery
+
+
+def _manifest(path: Path, name: str) -> Delivery:
+    """Read a delivery's manifest, or refuse it."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        on = dt.date.fromisoformat(raw["delivered_on"]) if raw.get("delivered_on") else None
+        return Delivery(name, on, bool(raw.get("complete", True)), dict(raw.get("files") or {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        found = f"{type(error).__name__}: {str(error)[:100]}"
+        raise DataRefused(
+            Problem(f"{name or '.'}/manifest.json", "JSON with delivered_on (a date) and files", found, "Deliver it again.")
+        ) from None
+
+
+def list_files(source: str) -> list[RawFile]:
+    """Return every raw file of a source, ordered by name; refuse (exit code 2) a folder that is not there."""
+    root = RAW / source
+    if not root.is_dir():
+        raise DataRefused(
+            Problem(str(root), "a folder (or a link to one) with the source's files", "no such folder",
+                    f"Link or copy the files there: ln -s <folder> {root}")
+        )  # fmt: skip
+    found: list[RawFile] = []
+    top = root.resolve()
+    for folder, folders, names in os.walk(top, followlinks=True):
+        folders.sort()
+        relative = PurePosixPath(Path(folder).relative_to(top).as_posix())
+        found += [
+            RawFile(str(relative / name), name, Path(folder) / name, Delivery(""))
+            for name in sorted(names)
+            if not name.startswith(".")
+        ]
+    manifests = [file for file in found if file.inner == "manifest.json"]
+    deliveries = {
+        str(PurePosixPath(file.name).parent): _manifest(file.path, str(PurePosixPath(file.name).parent))
+        for file in manifests
+    }
+    placed = []
+    for file in found:
+        if file.inner == "manifest.json":
+            continue
+        parents = [str(parent) for parent in PurePosixPath(file.name).parents]
+        home = next((parent for parent in parents if parent in deliveries), None)
+        inner = file.name if home in (None, ".") else str(PurePosixPath(file.name).relative_to(home))
+        placed.append(replace(file, inner=inner, delivery=deliveries.get(home or "", Delivery("."))))
+    return sorted(placed, key=lambda file: file.name)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Match a glob part by part: `*` stays inside a folder, `**` spans folders."""
+    parts, globs = name.split("/"), pattern.split("/")
+
+    def match(i: int, j: int) -> bool:
+        if j == len(globs):
+            return i == len(parts)
+        if globs[j] == "**":
+            return any(match(k, j + 1) for k in range(i, len(parts) + 1))
+        return i < len(parts) and fnmatch.fnmatchcase(parts[i], globs[j]) and match(i + 1, j + 1)
+
+    return match(0, 0)
+
+
+def select_files(files: list[RawFile], patterns: Iterable[str]) -> list[RawFile]:
+    """Return the files that a block's globs name, inside their delivery or from the source's folder."""
+    wanted = list(patterns)
+    return [file for file in files if any(_matches(file.inner, glob) or _matches(file.name, glob) for glob in wanted)]
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file, gzip or zstd undone."""
+    if path.name.endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.name.endswith((".zst", ".zstd")):
+        import pyarrow as pa
+
+        return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+    return path.open("rb")
+
+
+def _decoded(data: bytes, form: Format, place: str) -> str:
+    """Decode the head of a file, or refuse its encoding."""
+    import codecs
+
+    try:
+        decoder = codecs.getincrementaldecoder("utf-8-sig" if _is_utf8(form) else form.encoding)()
+        return decoder.decode(data)
+    except (UnicodeDecodeError, LookupError) as error:
+        found = "bytes that are not" if isinstance(error, UnicodeDecodeError) else "a name that Python does not know"
+        raise DataRefused(
+            Problem(place, f"text in {form.encoding}", found, "State the file's `encoding` under `format`.")
+        ) from None
+
+
+def _is_utf8(form: Format) -> bool:
+    return form.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig", "ascii")
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Name columns without a name by their place, and number repeated ones."""
+    seen: set[str] = set()
+    unique = []
+    for place, raw in enumerate(names):
+        base = raw.strip() or f"column{place}"
+        name, count = base, 0
+        while name.lower() in seen:
+            count += 1
+            name = f"{base}_{count}"
+        seen.add(name.lower())
+        unique.append(name)
+    return unique
+
+
+def read_head(file: RawFile, form: Format) -> tuple[list[str], bool, bool]:
+    """Return (column names, whether the line ends are CR alone, whether a row follows) of a csv or arff file."""
+    with open_bytes(file.path) as stream:
+        data = stream.read(HEAD)
+    text = _decoded(data, form, file.name)
+    cr_only = "\r" in text and "\n" not in text
+    lines = io.StringIO(text, newline=None)
+    if form.type == "arff":
+        names = re.findall(r"(?im)^\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)", text)
+        body = re.split(r"(?im)^\s*@data\s*$", text, maxsplit=1)
+        return _unique([name.strip("'\"") for name in names]), cr_only, len(body) == 2 and bool(body[1].strip())
+    for _ in range(form.skip):
+        lines.readline()
+    quoting = {"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE, "quotechar": None}
+    single = len(form.delimiter) == 1
+    rows: Iterator[list[str]] = (
+        csv.reader(lines, delimiter=form.delimiter, **quoting)  # type: ignore[arg-type]
+        if single
+        else (line.rstrip("\n").split(form.delimiter) for line in lines)
+    )
+    first = next(rows, [])
+    names = _unique(first if form.header else form.names or [""] * len(first))
+    return names, cr_only, (next(rows, None) is not None) or (not form.header and bool(first))
+
+
+class RawReader:
+    """Gives the engine's SQL over a block's files; rewrites into `scratch` what the engine cannot read."""
+
+    def __init__(self, connection: Any, scratch: Path) -> None:
+        self.connection, self.scratch = connection, scratch
+        self.ids: dict[str, int] = {}
+        self.files: list[RawFile] = []
+        self.paths: dict[str, int] = {}
+
+    def register(self, file: RawFile) -> int:
+        """Return a file's number."""
+        if file.name not in self.ids:
+            self.ids[file.name] = len(self.files)
+            self.files.append(file)
+        return self.ids[file.name]
+
+    def columns(self, files: list[RawFile], form: Format) -> dict[str, str]:
+        """Return column -> type over all files, from their headers alone."""
+        columns: dict[str, str] = {}
+        for file in files:
+            names = self._header(file, form)
+            for name, kind in names.items():
+                columns.setdefault(next((have for have in columns if have.lower() == name.lower()), name), kind)
+        return columns
+
+    def _header(self, file: RawFile, form: Format) -> dict[str, str]:
+        """Return column -> type of one file."""
+        if form.type in ("csv", "arff"):
+            return dict.fromkeys(read_head(file, form)[0], "VARCHAR")
+        if form.type == "xlsx":
+            return dict.fromkeys(_unique(next(iter(_sheet(file, form)), [])), "VARCHAR")
+        scan = self._scan([file.path], form, {})
+        rows = self.connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()
+        return {row[0]: "VARCHAR" if form.type == "jsonl" else row[1] for row in rows}
+
+    def _rewritten(self, file: RawFile, form: Format) -> tuple[Path, Format]:
+        """Return the file as the engine can read it: itself, or a UTF-8 csv in the scratch folder."""
+        target = self.scratch / f"{self.register(file)}-{form.type}.csv"
+        plain = Format(delimiter=form.delimiter, quote=form.quote, escape=form.escape, header=form.header, skip=form.skip)
+        if form.type == "xlsx":
+            with target.open("w", encoding="utf-8", newline="") as out:
+                csv.writer(out, lineterminator="\n").writerows(_sheet(file, form))
+            return target, Format()
+        if form.type == "arff":
+            with open_bytes(file.path) as stream, target.open("wb") as sink:
+                for line in iter(stream.readline, b""):
+                    if line.strip().lower() == b"@data":
+                        break
+                shutil.copyfileobj(stream, sink)
+            return target, Format(quote="'", header=False)
+        if form.type != "csv" or (_is_utf8(form) and not read_head(file, form)[1]):
+            return file.path, form
+        encoding = "utf-8-sig" if _is_utf8(form) else form.encoding
+        try:
+            with (
+                open_bytes(file.path) as stream,
+                io.TextIOWrapper(stream, encoding=encoding, newline=None) as text,
+                target.open("w", encoding="utf-8", newline="\n") as out,
+            ):
+                shutil.copyfileobj(text, out, 1 << 20)
+        except UnicodeDecodeError:
+            raise DataRefused(
+                Problem(file.name, f"text in {form.encoding}", "bytes that are not", "State the file's `encoding`.")
+            ) from None
+        return target, plain
+
+    def _scan(self, paths: list[Path], form: Format, columns: dict[str, str]) -> str:
+        """Return the table function that reads files of one header."""
+        listed = "[" + ", ".join(quote(str(path)) for path in paths) + "]"
+        if form.type == "parquet":
+            return f"read_parquet({listed}, union_by_name = true)"
+        if form.type == "jsonl":
+            types = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in columns)
+            named = f", columns = {{{types}}}" if types else ", sample_size = -1, maximum_depth = 1"
+            return f"read_json({listed}, format = 'newline_delimited'{named})"
+        types = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in columns)
+        escape = form.escape if form.escape is not None else form.quote
+        nulls = ", ".join(quote(text) for text in ["", *form.nulls])
+        return (
+            f"read_csv({listed}, auto_detect = false, header = {str(form.header).lower()}, skip = {form.skip}, "
+            f"delim = {quote(form.delimiter)}, quote = {quote(form.quote)}, escape = {quote(escape)}, "
+            f"columns = {{{types}}}, nullstr = [{nulls}], store_rejects = true, rejects_limit = 0)"
+        )
+
+    def query(self, files: list[RawFile], form: Format) -> str:
+        """Return SQL of all rows of `files` with __file (number) and __delivered_on, in the files' order."""
+        groups: dict[str, tuple[tuple[str, ...], Format, list[tuple[RawFile, Path]]]] = {}
+        for file in files:
+            number = self.register(file)
+            path, plain = self._rewritten(file, form)
+            self.paths[str(path)] = number
+            header = tuple(self._header(file, form)) if form.type != "parquet" else ()
+            nulls = [*form.nulls, "?"] if form.type == "arff" else form.nulls
+            plain = plain.model_copy(update={"nulls": nulls})
+            groups.setdefault(repr((header, plain)), (header, plain, []))[2].append((file, path))
+        selects = []
+        for header, plain, members in groups.values():
+            scan = self._scan([path for _, path in members], plain, dict.fromkeys(header, "VARCHAR"))
+            numbers = ", ".join(str(self.ids[file.name]) for file, _ in members)
+            dates = ", ".join(
+                f"DATE '{file.delivery.delivered_on}'" if file.delivery.delivered_on else "NULL::DATE" for file, _ in members
+            )
+            at = "CAST(file_index AS BIGINT) + 1"
+            selects.append(
+                f"SELECT *, CAST([{numbers}][{at}] AS INTEGER) AS __file, [{dates}][{at}] AS __delivered_on FROM {scan}"
+            )
+        return " UNION ALL BY NAME ".join(selects)
+
+
+def _sheet(file: RawFile, form: Format) -> Iterator[list[str]]:
+    """Yield the rows of a sheet as text: dates in ISO, numbers as Python writes them, nothing for empty cells."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
+    try:
+        sheet = book[form.sheet] if form.sheet else book.worksheets[0]
+        for row in sheet.iter_rows(values_only=True):
+            yield [_cell(value) for value in row]
+    finally:
+        book.close()
+
+
+def _cell(value: object) -> str:
+    """Return a cell's value as text."""
+    if value is None:
+        return ""
+    if isinstance(value, dt.datetime):
+        return value.date().isoformat() if value.time() == dt.time() else value.isoformat(sep=" ")
+    return str(value)
