@@ -162,7 +162,9 @@ def no_scores(figures: Figures, _: Limits) -> Answer:
 @check("M002", "PD missing or outside (0, 1)", "违约概率缺失或不在 (0, 1) 内", "stop")
 def invalid_pd(figures: Figures, limits: Limits) -> Answer:
     """Found where too large a share of scored customers has no usable PD."""
-    n = need(figures, "scores", "customers", text="No customer is scored.", zh="没有客户被评分。")
+    n = int((figures.get("scores") or {}).get("customers") or 0)
+    if not n:
+        raise NotApplicable("No customer is scored.", "没有客户被评分。")
     bad = int(figures["scores"].get("invalid_pd") or 0)
     seen = {"invalid": bad, "customers": n, "share": bad / n}
     return Answer(
@@ -217,10 +219,10 @@ def quarantined(figures: Figures, limits: Limits) -> Answer:
     tables = need(
         figures, "data", "tables", text="No account of rows read was left by ingest.", zh="没有数据接收记录。"
     )
-    counted = [t for t in tables if t.get("read")]
+    counted = [t for t in tables if t["read"] > t["left_out"]]
     if not counted:
         raise NotApplicable("Ingest read no row.", "未读取任何数据行。")
-    share, worst = max((t["quarantined"] / t["read"], t["table"]) for t in counted)
+    share, worst = max((t["quarantined"] / (t["read"] - t["left_out"]), t["table"]) for t in counted)
     total = sum(t["quarantined"] for t in counted)
     return Answer(
         limits.quarantined_share.above(share),
@@ -264,10 +266,11 @@ def auc_floor(figures: Figures, limits: Limits) -> Answer:
         figures, "model", "auc", text="No AUC: no unseen rows with both outcomes.", zh="没有同时含两种结果的未见样本。"
     )
     severity, more, zh = unless_kept(figures, limits.auc.below(float(area["value"])))
+    low, high = ("?" if area[end] is None else f"{area[end]:.3f}" for end in ("low", "high"))
     return Answer(
         severity,
-        f"AUC {area['value']:.3f} (95% interval {area['low']:.3f} to {area['high']:.3f}).{more}",
-        f"AUC 为 {area['value']:.3f}（95% 区间 {area['low']:.3f} 至 {area['high']:.3f}）。{zh}",
+        f"AUC {area['value']:.3f} (95% interval {low} to {high}).{more}",
+        f"AUC 为 {area['value']:.3f}（95% 区间 {low} 至 {high}）。{zh}",
         dict(area),
     )
 

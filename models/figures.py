@@ -14,6 +14,7 @@ import pandas as pd
 from models import drift, portfolio, realised
 
 KEYS = ["customer_id", "as_of"]
+STATES = ("read", "kept", "quarantined", "deduplicated", "left_out")  # rows of a table, as ingest counts them
 
 
 def outside_training(scores: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +119,7 @@ def outcome_figures(rows: pd.DataFrame, order: list[str]) -> dict[str, Any]:
     rows = rows[rows["pd"].notna()] if len(rows) else rows
     if rows.empty:
         return {}
-    y, p = floats(rows["outcome"]), floats(rows["pd"])
+    y, p, who = floats(rows["outcome"]), floats(rows["pd"]), rows["customer_id"].to_numpy(dtype=object)
     score = floats(rows["score"]) if "score" in rows else -np.log(np.clip(p, 1e-9, None) / np.clip(1 - p, 1e-9, None))
     months = rows["as_of"].dt.strftime("%Y-%m")
     by_month = [
@@ -136,7 +137,7 @@ def outcome_figures(rows: pd.DataFrame, order: list[str]) -> dict[str, Any]:
     return {
         "customers": int(rows["customer_id"].nunique()),
         "total": total,
-        "auc": realised.auc(y, p),
+        "auc": realised.auc(y, p, who),
         "roc": realised.roc(y, p),
         "lift": realised.lift(y, p),
         "distribution": realised.distribution(y, score),
@@ -162,8 +163,8 @@ def truth_figures(rows: pd.DataFrame, truth: pd.DataFrame, outcomes: bool) -> di
     if {"pd_low", "pd_high"} <= set(both):
         result["coverage"] = realised.coverage(true, floats(both["pd_low"]), floats(both["pd_high"]))
     if outcomes:
-        y = floats(both["outcome"])
-        result |= {"auc_model": realised.auc(y, model), "auc_truth": realised.auc(y, true), "rate": y.mean()}
+        y, who = floats(both["outcome"]), both["customer_id"].to_numpy(dtype=object)
+        result |= {"auc_model": realised.auc(y, model, who), "auc_truth": realised.auc(y, true, who), "rate": y.mean()}
     return result
 
 
@@ -208,19 +209,9 @@ def label_figures(observations: pd.DataFrame) -> dict[str, Any]:
 
 def data_figures(quality: dict[str, Any]) -> dict[str, Any]:
     """Return rows read, kept and quarantined by table, with the rules that they broke."""
-    names = {
-        "read": ("read", "rows_read", "rows_in", "rows"),
-        "kept": ("kept", "rows_kept", "accepted", "written"),
-        "quarantined": ("quarantined", "rows_quarantined"),
-        "duplicates": ("duplicates", "duplicate"),
-    }
     tables = []
     for table, told in sorted((quality.get("tables") or {}).items()):
-        row: dict[str, Any] = {"table": table}
-        for name, spellings in names.items():
-            value = next((told[s] for s in spellings if isinstance(told.get(s), int)), None)
-            row[name] = value if name != "quarantined" else (value or 0)
-        rules = told.get("rules") or told.get("by_rule") or told.get("quarantined_by_rule") or {}
-        row["rules"] = {k: v for k, v in rules.items() if isinstance(v, int) and v} if isinstance(rules, dict) else {}
-        tables.append(row)
+        blocks = told.get("blocks") or [told]
+        row = {state: sum(int(block.get(state) or 0) for block in blocks) for state in STATES}
+        tables.append({"table": table, **row, "rules": {rule: n for rule, n in (told.get("rules") or {}).items() if n}})
     return {"tables": tables} if tables else {}

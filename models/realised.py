@@ -1,7 +1,7 @@
 """What came true against what was predicted: discrimination, calibration and coverage on rows with known outcomes.
 
-Every figure carries its rows, its defaults and an interval. Rows of one customer at several dates are not independent:
-intervals here treat them as if they were, so they are too narrow by a factor that `customers` beside `rows` shows.
+Every figure carries its rows, its defaults and an interval (formulas: `metrics`). Rows of one customer at several dates
+are not independent: the AUC's interval is clustered by customer; those of rates are not, and so are too narrow.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from models import metrics
+
 LIGHTS = ((0.01, "red"), (0.05, "amber"))  # P(true rate <= PD) below the figure
 
 
@@ -19,57 +21,24 @@ def midranks(values: np.ndarray) -> np.ndarray:
     return pd.Series(values).rank(method="average").to_numpy()
 
 
-def auc(outcome: np.ndarray, risk: np.ndarray, level: float = 0.95) -> dict[str, Any] | None:
-    """Return the area under the ROC curve with its DeLong interval; null where only one outcome occurs.
+def auc(outcome: np.ndarray, risk: np.ndarray, customer: np.ndarray | None = None) -> dict[str, Any] | None:
+    """Return the area under the ROC curve with its 95% interval, clustered by customer; null where one outcome occurs.
 
-    outcome 0/1 and risk (higher = riskier), both of shape (rows,). Source: DeLong et al., Biometrics 44, 1988.
+    outcome 0/1, risk (higher = riskier) and customer (any text), all of shape (rows,). The interval is null where one
+    of the outcomes occurs once.
     """
-    from scipy.special import ndtri
-
-    bad = outcome == 1
-    m, n = int(bad.sum()), int((~bad).sum())
-    if not m or not n:
+    bad = int((outcome == 1).sum())
+    if not 0 < bad < len(outcome):
         return None
-    rank = midranks(risk)
-    above = (rank[bad] - midranks(risk[bad])) / n  # for each bad row: share of good rows below it
-    below = 1 - (rank[~bad] - midranks(risk[~bad])) / m
-    value = float(above.mean())
-    variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
-    half = float(ndtri(0.5 + level / 2)) * float(np.sqrt(variance))
-    return {"value": value, "low": max(0.0, value - half), "high": min(1.0, value + half), "rows": m + n, "bad": m}
+    area = float(metrics.placements(outcome, risk)[0].mean())
+    variance = metrics.auc_variance(outcome, risk, customer)
+    low, high = metrics.around(area, variance) if np.isfinite(variance) else (None, None)
+    return {"value": area, "low": low, "high": high, "rows": len(outcome), "bad": bad}
 
 
 def roc(outcome: np.ndarray, risk: np.ndarray, points: int = 100) -> list[list[float]]:
     """Return (share of good, share of bad) caught at falling cuts, from (0, 0) to (1, 1); empty with one outcome."""
-    bad = outcome == 1
-    if bad.all() or not bad.any():
-        return []
-    order = np.argsort(-risk, kind="stable")
-    last = np.append(np.diff(risk[order]) != 0, True)  # a tie is one step
-    tpr = np.cumsum(bad[order])[last] / bad.sum()
-    fpr = np.cumsum(~bad[order])[last] / (~bad).sum()
-    keep = np.unique(np.linspace(0, len(fpr) - 1, min(points, len(fpr))).round().astype(int))
-    return [[0.0, 0.0], *([float(x), float(y)] for x, y in zip(fpr[keep], tpr[keep], strict=True))]
-
-
-def jeffreys(bad: np.ndarray | float, rows: np.ndarray | float, level: float = 0.95) -> tuple[Any, Any]:
-    """Return the Jeffreys interval of a default rate: quantiles of Beta(bad + 1/2, rows - bad + 1/2).
-
-    The lower end is 0 where there is no default, the upper end 1 where all default (Brown, Cai, DasGupta, 2001).
-    """
-    from scipy.special import betaincinv
-
-    bad, rows = np.asarray(bad, dtype=float), np.asarray(rows, dtype=float)
-    low = np.where(bad == 0, 0.0, betaincinv(bad + 0.5, rows - bad + 0.5, (1 - level) / 2))
-    high = np.where(bad == rows, 1.0, betaincinv(bad + 0.5, rows - bad + 0.5, (1 + level) / 2))
-    return low, high
-
-
-def jeffreys_p(bad: float, rows: float, predicted: float) -> float:
-    """Return P(true rate <= `predicted`) given the defaults seen: small means that the PD is too low."""
-    from scipy.special import betainc
-
-    return float(betainc(bad + 0.5, rows - bad + 0.5, min(max(predicted, 0.0), 1.0)))
+    return [[p["false_positive_rate"], p["true_positive_rate"]] for p in metrics.roc_points(outcome, risk, points)]
 
 
 def light(p: float) -> str:
@@ -87,8 +56,8 @@ def calibration(frame: pd.DataFrame, group: str, order: list[str]) -> list[dict[
     for name in [g for g in order if g in parts]:
         rows, bad = float(len(parts[name])), float(parts[name]["outcome"].sum())
         predicted = float(parts[name]["pd"].mean())
-        low, high = jeffreys(bad, rows)
-        p = jeffreys_p(bad, rows, predicted)
+        low, high = metrics.jeffreys_interval(bad, rows, metrics.LEVEL)
+        p = metrics.jeffreys_test(int(bad), int(rows), predicted)
         result.append(
             {
                 "group": name,
@@ -105,30 +74,11 @@ def calibration(frame: pd.DataFrame, group: str, order: list[str]) -> list[dict[
     return result
 
 
-def lift(outcome: np.ndarray, risk: np.ndarray, parts: int = 10) -> list[dict[str, Any]]:
-    """Return the defaults caught by taking the riskiest part first, with lift over the average; empty if no bad."""
-    if not len(outcome) or not (outcome == 1).any():
+def lift(outcome: np.ndarray, risk: np.ndarray, parts: int = 10) -> list[dict[str, float]]:
+    """Return share, capture and lift of the riskiest tenth, two tenths and so on; empty without defaults."""
+    if not (outcome == 1).any():
         return []
-    bad = (outcome[np.argsort(-risk, kind="stable")] == 1).astype(int)
-    cut = np.linspace(0, len(bad), parts + 1).round().astype(int)
-    total = bad.sum()
-    result = []
-    for i in range(parts):
-        if cut[i + 1] == cut[i]:
-            continue
-        inside = bad[cut[i] : cut[i + 1]]
-        caught = bad[: cut[i + 1]].sum()
-        result.append(
-            {
-                "part": i + 1,
-                "share": float(cut[i + 1] / len(bad)),
-                "rows": len(inside),
-                "bad": int(inside.sum()),
-                "lift": float(inside.mean() / bad.mean()),
-                "captured": float(caught / total),
-            }
-        )
-    return result
+    return metrics.lift_table(outcome, risk, tuple((i + 1) / parts for i in range(parts)))
 
 
 def histogram(values: np.ndarray, edges: np.ndarray) -> list[int]:

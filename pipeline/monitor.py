@@ -15,6 +15,7 @@ import pandas as pd
 
 from models import drift, figures, portfolio
 from models.checks import Limits, run_checks
+from models.grades import Scale
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
@@ -76,10 +77,9 @@ def run_figures(predictions: pd.DataFrame) -> dict[str, Any]:
     """Return what was run: source, date, split, verdict, and whether the test figures are those of what scores."""
     where, summary = record(DATA / "ingest/as_of.json"), record(DATA / "observe/summary.json")
     verdict, split = record(DATA / "promote/verdict.json"), record(DATA / "select/features.json").get("split") or {}
-    decision = verdict.get("decision")
-    same = verdict.get("candidate") is not None and verdict.get("candidate") == verdict.get("champion")
-    candidate = decision in ("kept", "not comparable", "no candidate", "refused", "rejected") and not same
-    by_split = {"random": "recipe", "time": "model"}.get(str(split.get("kind")), "recipe" if len(predictions) else None)
+    pair = (verdict.get("candidate"), verdict.get("champion"))
+    candidate = None not in pair and pair[0] != pair[1] and verdict.get("decision") != "experiment"
+    by_split = {"random": "recipe", "time": "model"}.get(str(split.get("kind"))) if len(predictions) else None
     manifest = record(DATA / "promote/scorer/manifest.json")
     return {
         "source": source_name(),
@@ -104,7 +104,8 @@ def feature_figures(params: Params, backs: int) -> dict[str, Any]:
         return {}
     import duckdb
 
-    names = record(DATA / "select/features.json").get("features") or []
+    told = record(DATA / "promote/scorer/features.json") or record(DATA / "select/features.json")
+    names = [n["name"] if isinstance(n, dict) else str(n) for n in told.get("features") or []]
     con = duckdb.connect(config={"threads": 2})
     there = [{r[0] for r in con.sql(f"describe select * from '{p}'").fetchall()} for p in (training, scoring)]
     names = [n for n in (names or sorted(there[1])) if n in there[0] & there[1] and n not in NOT_FEATURES]
@@ -167,29 +168,47 @@ def flow_figures(
     return flow
 
 
-def grades_in_order(scores: pd.DataFrame) -> list[str]:
-    """Return the grades from best to worst: as the scorer names them, or else by their mean PD."""
+def scale() -> Scale | None:
+    """Return the scorer's master scale; null where there is no scorer."""
     path = DATA / "promote/scorer/grades.json"
-    names = record(path).get("names")
-    if names:
-        return [str(n) for n in names]
-    return portfolio.grade_order(scores["grade"], scores["pd"]) if "grade" in scores else []
+    return Scale.from_json(path.read_bytes()) if path.is_file() else None
+
+
+def test_rows(predictions: pd.DataFrame, grades: Scale | None) -> pd.DataFrame:
+    """Return predictions of rows that the model (or the recipe's fold) had not seen, graded on the scorer's scale."""
+    if not {"outcome", "pd", "part"} <= set(predictions.columns):
+        return pd.DataFrame()
+    test = predictions[predictions["outcome"].notna() & predictions["pd"].notna() & (predictions["part"] != "train")]
+    if grades is None or test.empty:
+        return test
+    return test.assign(grade=grades.grade(test["pd"]), score=grades.score(test["pd"]))
+
+
+def decided() -> pd.DataFrame:
+    """Return the scored table with each customer's kind, industry, region and segment beside it."""
+    table = frame(DATA / "decide/table.parquet")
+    facts = ["customer_id", "months_back", "kind", "industry", "region", "segment"]
+    position = frame(DATA / "featurise/scoring/position.parquet", facts)
+    if table.empty or position.empty:
+        return table
+    now = position[position["months_back"] == 0] if "months_back" in position else position
+    new = [c for c in now.columns if c in facts[2:] and c not in table]
+    return table.merge(now[["customer_id", *new]].drop_duplicates("customer_id"), on="customer_id", how="left")
 
 
 def run(params: Params) -> dict[str, Any]:
     """Return every figure of the report; sections without input are empty."""
-    scores, table = frame(DATA / "score/scores.parquet"), frame(DATA / "decide/table.parquet")
+    scores, table = frame(DATA / "score/scores.parquet"), decided()
     observations, predictions = (
         frame(DATA / "observe/observations.parquet"),
         frame(DATA / "evaluate/predictions.parquet"),
     )
     truth = frame(DATA / "simulate/truth/truth.parquet") if source_name() == "simulated" else pd.DataFrame()
-    test = (
-        predictions[predictions["outcome"].notna()] if {"outcome", "pd"} <= set(predictions.columns) else pd.DataFrame()
+    grading = scale()
+    test = test_rows(predictions, grading)
+    order = (
+        list(grading.names) if grading else portfolio.grade_order(scores["grade"], scores["pd"]) if len(scores) else []
     )
-    if "part" in test and (test["part"] == "test").any():
-        test = test[test["part"] == "test"]
-    order = grades_in_order(scores)
     told = run_figures(predictions)
     as_of, horizon = told["as_of"], int(told["horizon_months"] or 12)
     counts, drifted = figures.score_figures(scores, test, params.bins)
@@ -200,7 +219,7 @@ def run(params: Params) -> dict[str, Any]:
     now = grades[grades["months_back"] == 0]
     seen = {str(b): portfolio.migration(grades[grades["months_back"] == b], now, order) for b in (1, 3, 6, 12)}
     unseen = figures.outside_training(scores[scores["months_back"] == 0]) if len(scores) else scores
-    found = {
+    found: dict[str, Any] = {
         "run": told,
         "scores": counts,
         "score_drift": drifted,
@@ -224,6 +243,14 @@ def run(params: Params) -> dict[str, Any]:
         "flow": flow_figures(counts, table, observations, as_of),
         "evaluate": record(DATA / "evaluate/metrics.json"),
     }
+    told_auc = {
+        end: found["evaluate"].get(f"test.auc{suffix}")
+        for end, suffix in (("value", ""), ("low", "_low"), ("high", "_high"))
+    }
+    if (
+        found["model"].get("auc") and told_auc["value"] is not None
+    ):  # of a recipe it averages repeats, rows pooled do not
+        found["model"]["auc"] |= told_auc
     return plain(found)
 
 

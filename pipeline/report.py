@@ -105,11 +105,13 @@ def verdict(figures: dict[str, Any], checks: list[dict[str, Any]], words: dict[s
     says = [words["warned"].format(n=warns)] if warns else []
     if told["experiment"]:
         says.append(words["model_experiment"])
+    elif told["model_version"] is None and decision is not None:
+        says.append(words["model_none"].format(decision=decision))
     elif decision is None:
         says.append(words["model_unknown"])
     else:
         kept = told["model_figures_of"] == "candidate"
-        says.append(words["model_kept" if kept else "model_promoted"].format(version=version, decision=decision))
+        says.append(words["model_kept" if kept else "model_judged"].format(version=version, decision=decision))
     split, tested = told["split"], bool(figures["model"].get("total"))
     claim = "fig_none" if not tested else "fig_model" if told["figures_of"] == "model" else "fig_recipe"
     claimed = words[claim].format(**{"from": split.get("test_from") or words["unknown"]})
@@ -140,7 +142,7 @@ def pictures(figures: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
             drawn[f"{part}_calibration"] = charts.calibration(words["calibration"], told["by_grade"])
     told = figures["model"]
     if told.get("lift"):
-        gain = [[0.0, 0.0], *([r["share"], r["captured"]] for r in told["lift"])]
+        gain = [[0.0, 0.0], *([r["share"], r["capture"]] for r in told["lift"])]
         drawn["gain"] = charts.curve(words["gain"], gain, words["gain_x"])
     if told.get("distribution"):
         d = told["distribution"]
@@ -156,7 +158,7 @@ def pictures(figures: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
             names,
             [[a and a["value"] for a in areas]],
             y_format=lambda v: f"{v:.2f}",
-            band=[(a["low"], a["high"]) if a else None for a in areas],
+            band=[(a["low"], a["high"]) if a and a["low"] is not None else None for a in areas],
             rule=0.5,
         )
         drawn["rate_month"] = charts.lines(

@@ -1,0 +1,120 @@
+"""Realised figures against other packages and hand-drawn rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import beta
+from sklearn.metrics import roc_auc_score
+
+from models.figures import data_figures, label_figures, matured, outcome_figures
+from models.realised import auc, calibration, coverage, distribution, histogram, lift, light, roc
+
+
+def test_auc_agrees_with_scikit_learn_and_its_interval_holds_it():
+    rng = np.random.default_rng(2)
+    risk = rng.normal(size=400).round(1)  # ties
+    outcome = (rng.random(400) < 1 / (1 + np.exp(-risk))).astype(float)
+    found = auc(outcome, risk)
+    assert found["value"] == pytest.approx(roc_auc_score(outcome, risk))
+    assert found["low"] < found["value"] < found["high"]
+    assert auc(np.zeros(5), np.arange(5.0)) is None
+
+
+def test_copies_of_a_customer_are_no_evidence():
+    """Each row ten times over: clustered by customer the interval stays, unclustered it shrinks."""
+    rng = np.random.default_rng(4)
+    risk, outcome = rng.normal(size=200), (rng.random(200) < 0.3).astype(float)
+    once = auc(outcome, risk, np.arange(200))
+    many = auc(np.repeat(outcome, 10), np.repeat(risk, 10), np.repeat(np.arange(200), 10))
+    blind = auc(np.repeat(outcome, 10), np.repeat(risk, 10))
+    assert many["high"] - many["low"] == pytest.approx(once["high"] - once["low"], rel=0.05)
+    assert blind["high"] - blind["low"] < 0.5 * (once["high"] - once["low"])
+
+
+def test_roc_runs_from_corner_to_corner():
+    points = roc(np.array([0, 1, 0, 1.0]), np.array([0.1, 0.9, 0.4, 0.4]))
+    assert points[0] == [0, 0]
+    assert points[-1] == [1, 1]
+    assert [0.0, 0.5] in points
+    assert roc(np.zeros(3), np.arange(3.0)) == []
+
+
+def test_calibration_by_grade_on_hand_drawn_rows():
+    frame = pd.DataFrame(
+        {"grade": ["A"] * 10 + ["B"] * 4, "outcome": [0] * 10 + [1, 1, 1, 0], "pd": [0.01] * 10 + [0.05] * 4}
+    )
+    good, bad = calibration(frame, "grade", ["A", "Z", "B"])
+    assert (good["group"], good["rows"], good["bad"], good["low"]) == ("A", 10, 0, 0)
+    assert good["light"] == "green"
+    assert bad["rate"] == 0.75
+    assert bad["p"] == pytest.approx(beta.cdf(0.05, 3.5, 1.5))
+    assert bad["light"] == "red"
+    assert [light(p) for p in (0.5, 0.03, 0.001)] == ["green", "amber", "red"]
+
+
+def test_lift_of_a_perfect_ranking():
+    """One bad in ten, ranked first: the first tenth holds all of them."""
+    outcome = np.array([1] * 10 + [0] * 90)
+    table = lift(outcome, -np.arange(100.0))
+    assert (table[0]["capture"], table[0]["lift"]) == (1, pytest.approx(10))
+    assert lift(np.zeros(10), np.arange(10.0)) == []
+
+
+def test_histograms_lose_nobody():
+    assert histogram(np.array([-5, 0, 1, 2, 99, np.nan]), np.array([0.0, 1, 2])) == [2, 3]
+    both = distribution(np.array([0, 0, 1]), np.array([600.0, 600, 600]))
+    assert (sum(both["good"]), sum(both["bad"])) == (2, 1)
+    assert distribution(np.array([0.0]), np.array([np.nan])) is None
+
+
+def test_coverage_counts_rows_with_truth_and_interval():
+    nan = np.nan
+    assert coverage(np.array([0.1, 0.5, nan, 0.2]), np.array([0, 0, 0, nan]), np.array([0.2, 0.2, 1, 1])) == 0.5
+    assert coverage(np.array([nan]), np.array([0.0]), np.array([1.0])) is None
+
+
+def test_only_closed_windows_outside_training_are_judged():
+    """Of five scored rows: one trained, one has an open window (its default is known early), one is unknown, one excluded."""
+    day = pd.Timestamp
+    scores = pd.DataFrame({
+        "customer_id": list("abcde"), "as_of": [day("2025-01-01")] * 5, "months_back": 12, "pd": 0.1,
+        "in_training": [False, True, False, False, False],
+    })  # fmt: skip
+    scores.loc[2, "as_of"] = day("2025-06-01")
+    observations = pd.DataFrame({
+        "customer_id": list("abcde"), "as_of": scores["as_of"], "outcome": [1.0, 0, 1, np.nan, 0],
+        "excluded_because": [None, None, None, None, "closed"],
+    })  # fmt: skip
+    assert matured(scores, observations, "2026-01-01", 12)["customer_id"].tolist() == ["a"]
+    assert matured(scores, observations, None, 12).empty
+    assert matured(pd.DataFrame(), observations, "2026-01-01", 12).empty
+
+
+def test_labels_by_month_and_rows_by_table():
+    observations = pd.DataFrame({
+        "customer_id": list("abcd"), "as_of": pd.Timestamp("2025-01-01"), "outcome": [0.0, 1, np.nan, np.nan],
+        "excluded_because": [None, None, None, "closed"],
+    })  # fmt: skip
+    told = label_figures(observations)
+    assert told["by_month"] == [{"month": "2025-01", "good": 1, "bad": 1, "unknown": 1, "excluded": 1}]
+    assert told["excluded"] == {"closed": 1}
+    block = {"read": 10, "kept": 7, "quarantined": 1, "deduplicated": 2, "left_out": 0}
+    (row,) = data_figures({"tables": {"t": {"blocks": [block, block], "rules": {"r": 2, "s": 0}}}})["tables"]
+    assert (row["read"], row["quarantined"], row["rules"]) == (20, 2, {"r": 2})
+
+
+def test_rows_without_a_pd_are_left_out():
+    rows = pd.DataFrame(
+        {
+            "customer_id": list("abc"),
+            "as_of": pd.Timestamp("2025-01-01"),
+            "outcome": [0.0, 1, 1],
+            "pd": [0.1, 0.9, np.nan],
+        }
+    )
+    told = outcome_figures(rows, [])
+    assert told["total"]["rows"] == 2
+    assert told["auc"]["value"] == 1
+    assert outcome_figures(pd.DataFrame(), []) == {}

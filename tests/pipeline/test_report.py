@@ -1,0 +1,475 @@
+"""monitor and report on an artificial run whose answers are known, and on runs where almost everything is absent."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy.special import expit, logit
+
+from models.grades import Scale
+
+GRADES = ["A1", "A2", "B1", "B2", "C1", "C2", "D1", "D2", "E1", "E2"]
+BOUNDS = np.array([0.0025, 0.005, 0.01, 0.02, 0.035, 0.06, 0.10, 0.18, 0.30])
+NASTY = "<script>alert('x')</script>"
+
+
+def write(path: Path, frame: pd.DataFrame, money: tuple[str, ...] = ()) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for i, column in enumerate(table.schema):
+        if column.name in money:
+            table = table.set_column(i, column.name, table.column(i).cast(pa.decimal128(18, 2), safe=False))
+        elif pa.types.is_timestamp(column.type):
+            table = table.set_column(i, column.name, table.column(i).cast(pa.date32()))
+    pq.write_table(table, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def make_run(root: Path, customers: int = 600, language: str = "en", split: str = "time", features: int = 12) -> Path:
+    """Write what every stage before monitor leaves: PDs are the truth with noise, outcomes are drawn from the truth."""
+    rng = np.random.default_rng(7)
+    data = root / "data"
+    (root / "params.yaml").write_text(
+        f"source: simulated\nas_of: latest\nlanguage: {language}\nmonitor: {{}}\nreport: {{}}\n"
+    )
+    ids = np.array([f"c{i:06d}" for i in range(customers)])
+    months = pd.date_range("2022-01-01", "2026-01-01", freq="MS")
+    base, walk = rng.normal(-3.4, 1.1, customers), rng.normal(0, 0.15, (len(months), customers)).cumsum(axis=0)
+    truth = expit(base + walk)
+    grid = pd.DataFrame(
+        {"customer_id": np.tile(ids, len(months)), "as_of": np.repeat(months, customers), "true_pd": truth.ravel()}
+    )
+    grid["pd"] = expit(logit(grid["true_pd"]) + rng.normal(0, 0.5, len(grid)))
+    grid["outcome"] = (rng.random(len(grid)) < grid["true_pd"]).astype("int8")
+    grid["pd_low"], grid["pd_high"] = expit(logit(grid["pd"]) - 1), expit(logit(grid["pd"]) + 1)
+    grid["pd_raw"] = grid["pd"]
+    grid["score"] = np.rint(600 + 20 / np.log(2) * (-logit(grid["pd"]) - np.log(50))).astype(int)
+    grid["grade"] = np.array(GRADES)[np.searchsorted(BOUNDS, grid["pd"], side="right")]
+    write(data / "simulate/truth/truth.parquet", grid[["customer_id", "as_of", "true_pd"]])
+    for i in range(features):
+        signal = logit(grid["true_pd"]) * (i % 3 == 0) + rng.normal(0, 1, len(grid))
+        grid[f"feature_{i}"] = np.where(rng.random(len(grid)) < 0.1, np.nan, signal)
+    names = [f"feature_{i}" for i in range(features)]
+    scoring = grid[grid["as_of"] >= "2025-01-01"].copy()
+    scoring["months_back"] = (2026 - scoring["as_of"].dt.year) * 12 + 1 - scoring["as_of"].dt.month
+    training = grid[grid["as_of"] < "2024-02-01"]
+    scoring["in_training"], scoring["missing_share"] = False, 0.1
+    scoring["out_of_range"] = 0
+    scores = [
+        "customer_id",
+        "as_of",
+        "months_back",
+        "pd_raw",
+        "pd",
+        "pd_low",
+        "pd_high",
+        "score",
+        "grade",
+        "in_training",
+        "missing_share",
+        "out_of_range",
+    ]
+    write(data / "score/scores.parquet", scoring[scores])
+    write(data / "featurise/scoring/features.parquet", scoring[["customer_id", "as_of", "months_back", *names]])
+    write(data / "featurise/training/features.parquet", training[["customer_id", "as_of", "outcome", *names]])
+    test = training["as_of"] >= "2023-08-01"
+    parts = training[["customer_id", "as_of"]].assign(part=np.where(test, "test", "train"))
+    write(data / "select/parts.parquet", parts)
+    write_json(
+        data / "select/features.json",
+        {
+            "features": [{"name": n} for n in names],
+            "split": {
+                "kind": split,
+                "why": "49 months of history" if split == "time" else "undated",
+                "test_from": "2023-08-01",
+            },
+        },
+    )
+    unseen = (
+        training[test]
+        if split == "time"
+        else training.sample(frac=0.2, random_state=1).sort_values(["as_of", "customer_id"])
+    )
+    asked = unseen[["customer_id", "as_of", "outcome", "pd_raw", "pd"]].assign(
+        part="test" if split == "time" else "cross_validation", fold=None
+    )
+    known = training[~test][["customer_id", "as_of", "outcome", "pd_raw"]].assign(
+        part="train", fold=0, pd=0.5
+    )  # of no use to anyone
+    write(data / "evaluate/predictions.parquet", pd.concat([known, asked], ignore_index=True))
+    write_json(
+        data / "evaluate/metrics.json", {"kind": "out_of_time", "test.brier": 0.0312345, "test.rows": len(asked)}
+    )
+    write_json(
+        data / "promote/verdict.json",
+        {"decision": "first", "reasons": ["the first model of this source"], "candidate": "ab12", "champion": "ab12"},
+    )
+    write_json(data / "promote/scorer/manifest.json", {"model_version": "ab12cd34ef56", "experiment": False})
+    write_json(data / "promote/scorer/grades.json", json.loads(Scale().to_json()))
+    write_json(
+        data / "observe/summary.json",
+        {"horizon_months": 12, "until": "2025-01-01", "as_of": "2026-01-01", "observed_by": "panel"},
+    )
+    observed = grid[["customer_id", "as_of", "outcome"]].copy()
+    observed["outcome"] = observed["outcome"].astype("Int8").where(observed["as_of"] <= "2025-01-01")
+    # a default inside an open window is known early; good is not
+    early = (grid["as_of"] > "2025-01-01") & (grid["outcome"] == 1) & (rng.random(len(grid)) < 0.5)
+    observed.loc[early, "outcome"] = 1
+    left = pd.DataFrame(
+        {
+            "customer_id": [f"x{i}" for i in range(20)],
+            "as_of": months[-1],
+            "outcome": pd.array([None] * 20, dtype="Int8"),
+        }
+    )
+    observed = pd.concat(
+        [observed.assign(excluded_because=None), left.assign(excluded_because="in default")], ignore_index=True
+    )
+    write(data / "observe/observations.parquet", observed)
+    write(data / "observe/scoring.parquet", scoring[["customer_id", "as_of", "months_back"]])
+    write_json(data / "ingest/as_of.json", {"as_of": "2026-01-01", "currency": "EUR", "source": "simulated"})
+    write_json(
+        data / "ingest/quality.json",
+        {
+            "source": "simulated",
+            "tables": {
+                "transactions": {
+                    "blocks": [{"read": 100_000, "kept": 99_900, "quarantined": 100, "deduplicated": 0, "left_out": 0}],
+                    "rules": {"amount is a number": 100},
+                    "kept": 99_900,
+                },
+                "credits": {
+                    "blocks": [{"read": 1000, "kept": 900, "quarantined": 0, "deduplicated": 40, "left_out": 60}],
+                    "rules": {},
+                    "kept": 900,
+                },
+            },
+        },
+    )
+    write_table(data, scoring, customers, rng)
+    return root
+
+
+def write_table(data: Path, scoring: pd.DataFrame, customers: int, rng: np.random.Generator) -> None:
+    now = scoring[scoring["months_back"] == 0].reset_index(drop=True)
+    before = scoring[scoring["months_back"] == 1].reset_index(drop=True)
+    table = now[
+        [
+            "customer_id",
+            "as_of",
+            "pd_low",
+            "pd_high",
+            "pd_raw",
+            "score",
+            "grade",
+            "in_training",
+            "out_of_range",
+            "missing_share",
+        ]
+    ].copy()
+    table["pd_12m"], table["grade_previous"] = now["pd"], before["grade"]
+    place = {g: i for i, g in enumerate(GRADES)}
+    table["grade_change"] = before["grade"].map(place) - now["grade"].map(place)
+    table["exposure"] = np.round(rng.lognormal(9, 1, customers), 2)
+    table["loss_given_default"] = 0.45
+    table["expected_loss"] = np.round(table["pd_12m"] * 0.45 * table["exposure"], 2)
+    table["credit_limit"] = np.round(table["exposure"] * 1.5, 2)
+    table["credit_limit_recommended"] = np.where(table["pd_12m"] > 0.2, 0, table["credit_limit"])
+    table["limit_rule"], table["action"] = "appetite", np.where(table["pd_12m"] > 0.2, "stop", "keep")
+    table["payment_term_days"] = 30
+    table["alerts"] = np.where(table["grade_change"] < -1, "grade_drop;pd_high", "")
+    facts = now[["customer_id", "as_of", "months_back"]].assign(kind="company", segment=None)
+    facts["industry"], facts["region"] = (
+        rng.choice(["trade", "construction", NASTY, "transport"], customers),
+        rng.choice(["north", "south"], customers),
+    )
+    write(data / "featurise/scoring/position.parquet", facts)
+    for k in range(1, 5):
+        table[f"reason_{k}_code"], table[f"reason_{k}_points"] = f"R{k:02d}", 12.0 - k
+        table[f"reason_{k}_text"] = f"Paid {k} instalments late in the last 12 months" if k > 1 else f"Late & {NASTY}"
+        table[f"reason_{k}_feature"], table[f"reason_{k}_value"], table[f"reason_{k}_typical"] = (
+            f"feature_{k}",
+            float(k),
+            0.0,
+        )
+    money = ("exposure", "expected_loss", "credit_limit", "credit_limit_recommended")
+    write(data / "decide/table.parquet", table, money)
+
+
+def run_stages(root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict, list[dict], str]:
+    """Run both stages in `root`; return figures, checks and page."""
+    from pipeline import monitor, report
+
+    monkeypatch.chdir(root)
+    monitor.main()
+    report.main()
+    figures = json.loads((root / "data/monitor/figures.json").read_text(encoding="utf-8"))
+    checks = json.loads((root / "data/monitor/checks.json").read_text(encoding="utf-8"))
+    return figures, checks, (root / "data/report/index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def found(checks: list[dict]) -> set[str]:
+    return {c["code"] for c in checks if c["answer"] == "found"}
+
+
+class Page(HTMLParser):
+    """The page's elements, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "br", "img", "line", "rect", "circle", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("line", "rect", "circle", "polyline"):
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_figures_agree_with_the_files_they_come_from(run, monkeypatch):
+    """Sums, AUC beside the truth's, coverage, migration and matured rows, each taken from the files by another road."""
+    import duckdb
+    from sklearn.metrics import roc_auc_score
+
+    figures, checks, _ = run_stages(run, monkeypatch)
+    sql = duckdb.connect()
+    rows, exposure, loss = sql.sql(
+        "select count(*), sum(exposure), sum(expected_loss) from 'data/decide/table.parquet'"
+    ).fetchone()
+    total = figures["portfolio"]["total"]
+    assert (total["customers"], total["exposure"], total["expected_loss"]) == (rows, float(exposure), float(loss))
+    assert sum(g["customers"] for g in figures["portfolio"]["by_industry"]) == rows
+    joined = sql.sql("""select outcome, pd, true_pd from 'data/evaluate/predictions.parquet' join 'data/simulate/truth/truth.parquet'
+        using (customer_id, as_of) where part = 'test'""").df()
+    test = figures["truth"]["test"]
+    assert test["auc_model"]["value"] == pytest.approx(roc_auc_score(joined["outcome"], joined["pd"]))
+    assert test["auc_truth"]["value"] == pytest.approx(roc_auc_score(joined["outcome"], joined["true_pd"]))
+    assert figures["model"]["auc"]["rows"] == len(joined) < len(pd.read_parquet("data/evaluate/predictions.parquet"))
+    assert test["auc_truth"]["value"] > test["auc_model"]["value"]
+    covered = sql.sql("""select avg((true_pd between pd_low and pd_high)::int) from 'data/score/scores.parquet'
+        join 'data/simulate/truth/truth.parquet' using (customer_id, as_of) where months_back = 0""").fetchone()[0]
+    assert figures["truth"]["now"]["coverage"] == pytest.approx(covered)
+    same = sql.sql("""select count(*) from 'data/score/scores.parquet' a join 'data/score/scores.parquet' b using (customer_id)
+        where a.months_back = 0 and b.months_back = 12 and a.grade = b.grade""").fetchone()[0]
+    assert figures["migration"]["12"]["same"] == same
+    assert figures["realised"]["total"]["rows"] == 600  # one date of thirteen has a closed window
+    assert figures["run"]["figures_of"] == "model"
+    assert "not applicable" not in {c["answer"] for c in checks}
+    assert not {c["code"] for c in checks if c["answer"] == "found" and c["severity"] == "stop"}
+
+
+def test_the_page_stands_alone_and_escapes_every_text(run, monkeypatch):
+    """No script, no address, no text of data as markup; every chart drawn; all words of the page known."""
+    figures, checks, text = run_stages(run, monkeypatch)
+    page = Page(text)
+    assert page.open == []
+    tags = [tag for tag, _ in page.tags]
+    assert "script" not in tags
+    assert NASTY in "".join(page.words)
+    assert not [
+        a
+        for _, attributes in page.tags
+        for k, a in attributes.items()
+        if k in ("src", "href") and not str(a).startswith(("#", "data:"))
+    ]
+    assert "http" not in re.sub(r"http-equiv|http://www.w3.org/\S+", "", text)
+    assert not re.search(r"url\(|@import", text)
+    assert tags.count("figure") >= 10
+    assert tags.count("article") == 20
+    assert not re.search(
+        r"\bNone\b|\bnan\b|Undefined|\{\{|\{n\}|\{rows\}", "".join(page.words[page.words.index("Found") :])
+    )
+    told = json.loads((run / "data/report/figures.json").read_text(encoding="utf-8"))
+    assert told["checks"] == checks
+    assert told["portfolio"] == figures["portfolio"]
+    assert len(told["worst"]) == 20
+    stakes = [c["at_stake"] for c in told["worst"]]
+    assert stakes == sorted(stakes, reverse=True)
+
+
+def test_every_word_of_the_template_exists_in_both_languages():
+    import yaml
+
+    from pipeline.report import TEMPLATES
+
+    words = yaml.safe_load((TEMPLATES / "words.yaml").read_text(encoding="utf-8"))
+    template = (TEMPLATES / "index.html.j2").read_text(encoding="utf-8")
+    used = set(re.findall(r"\bw\.(\w+)", template)) | set(re.findall(r"\bw\[\"(\w+)\"\]", template))
+    used |= {f"nav_{n}" for n in ("verdict", "portfolio", "worst", "model", "data", "labels", "truth")}
+    assert used <= set(words)
+    assert not [key for key in set(re.findall(r"\bw\.(\w+)", template)) if hasattr({}, key)]
+    for key, pair in words.items():
+        assert len(pair) == 2, key
+        assert all(pair), key
+        assert set(re.findall(r"\{\w+\}", pair[0])) == set(re.findall(r"\{\w+\}", pair[1])), key
+
+
+def test_a_random_split_makes_no_out_of_time_claim(tmp_path, monkeypatch):
+    """The recipe's figures are called so, with the reason; by time the page says since when."""
+    make_run(tmp_path, customers=200, split="random", features=3)
+    figures, _, text = run_stages(tmp_path, monkeypatch)
+    assert figures["run"]["figures_of"] == "recipe"
+    assert "No out-of-time claim can be made" in text
+    assert "undated" in text
+    assert "figures are out of time" not in text
+
+
+def test_by_time_the_page_says_since_when(run, monkeypatch):
+    text = run_stages(run, monkeypatch)[2]
+    assert "out of time: measured on rows from 2023-08-01" in text
+    assert "No out-of-time claim" not in text
+
+
+def test_chinese(tmp_path, monkeypatch):
+    make_run(tmp_path, customers=150, language="zh", features=3)
+    text = run_stages(tmp_path, monkeypatch)[2]
+    assert 'lang="zh-CN"' in text
+    assert "验证与监控报告" in text
+    assert "已评分客户 150 个" in text
+    assert "Validation and monitoring report" not in text
+
+
+def test_same_input_same_bytes(run, monkeypatch):
+    run_stages(run, monkeypatch)
+    names = (
+        "data/monitor/figures.json",
+        "data/monitor/checks.json",
+        "data/report/index.html",
+        "data/report/figures.json",
+    )
+    first = [(run / n).read_bytes() for n in names]
+    run_stages(run, monkeypatch)
+    assert first == [(run / n).read_bytes() for n in names]
+
+
+@pytest.mark.parametrize("lost", [
+    "data/decide", "data/score", "data/featurise", "data/select", "data/evaluate", "data/promote", "data/observe", "data/ingest", "data/simulate",
+])  # fmt: skip
+def test_an_absent_input_never_breaks_the_page(run, monkeypatch, lost):
+    shutil.rmtree(run / lost)
+    _, checks, text = run_stages(run, monkeypatch)
+    assert ("M001" in found(checks)) is (lost == "data/score")
+    assert "not applicable" in {c["answer"] for c in checks} or lost in ("data/select", "data/promote")
+    Page(text)
+
+
+def test_nothing_at_all_is_refused_with_a_page_that_says_why(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text("source: berka\nmonitor: {}\nreport: {}\n")
+    _, checks, text = run_stages(tmp_path, monkeypatch)
+    assert found(checks) == {"M001"}
+    assert "Publication is refused: 1 check of severity stop" in text
+
+
+def test_empty_tables_are_as_good_as_absent_ones(run, monkeypatch):
+    """Without a scorer score, explain and decide write tables without rows; observe may find nobody."""
+    for path in sorted((run / "data").rglob("*.parquet")):
+        table = pq.read_table(path)
+        pq.write_table(table.slice(0, 0), path)
+    (run / "data/promote/verdict.json").write_text(
+        json.dumps({"decision": "no candidate", "reasons": ["too few defaults"], "candidate": None, "champion": None})
+    )
+    shutil.rmtree(run / "data/promote/scorer")
+    _, checks, text = run_stages(run, monkeypatch)
+    assert found(checks) == {"M001"}
+    assert "No model scores" in text
+    assert "too few defaults" in text
+
+
+def test_a_lost_customer_and_a_dead_feed_are_found(run, monkeypatch):
+    """One customer fewer in the table stops publication; a feature gone missing in the last month warns."""
+    table = pq.read_table(run / "data/decide/table.parquet")
+    pq.write_table(table.slice(1), run / "data/decide/table.parquet")
+    path = run / "data/featurise/scoring/features.parquet"
+    frame = pd.read_parquet(path)
+    frame.loc[frame["months_back"] == 0, "feature_3"] = np.nan
+    write(path, frame)
+    figures, checks, text = run_stages(run, monkeypatch)
+    assert {"M004", "M009", "M011"} <= found(checks)
+    assert figures["features"]["top"][0]["feature"] == "feature_3"
+    assert "Publication is refused" in text
+
+
+def test_a_candidate_that_does_not_score_is_called_so(run, monkeypatch):
+    verdict = {"decision": "kept", "reasons": ["AUC not better"], "candidate": "new", "champion": "old"}
+    write_json(run / "data/promote/verdict.json", verdict)
+    _, _, text = run_stages(run, monkeypatch)
+    assert "the candidate does not score (kept)" in text
+    assert "those of the candidate, not of the model that scores" in text
+    assert "AUC not better" in text
+
+
+def test_industry_and_grade_texts_of_the_source_cannot_break_a_chart():
+    from pipeline import charts
+
+    drawn = charts.columns(NASTY, [NASTY, "b"], [[1, 2]])
+    assert "<script" not in drawn
+    assert charts.spark("x", [0.1, None]) == ""
+    assert "<script" not in charts.spark(NASTY, [0.1, 0.2])
+    assert charts.ticks(0, 10) == [0, 2, 4, 6, 8, 10]
+    assert charts.ticks(0.4, 0.9) == [0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert charts.ticks(1, 1) == [1]
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_draws_the_page_without_network_or_errors(run, monkeypatch):
+    """At 1280 and at 390 pixels: nothing requested, nothing logged, no sideways scrolling, every picture has a size."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    run_stages(run, monkeypatch)
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM)
+        for width in (1280, 390):
+            page, heard = browser.new_page(viewport={"width": width, "height": 900}), []
+            for event in ("console", "pageerror", "request"):
+                page.on(event, partial(heard.append))
+            page.goto((run / "data/report/index.html").as_uri())
+            asked = [h.url for h in heard if hasattr(h, "url")]
+            assert len(asked) == len(heard), "the console or the page complained"
+            assert all(url.startswith(("file:", "data:")) for url in asked)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            sizes = page.evaluate(
+                "[...document.querySelectorAll('svg')].map(s => [s.getBoundingClientRect().width, s.querySelectorAll('rect,polyline,circle').length])"
+            )
+            assert len(sizes) >= 30
+            assert all(w > 40 and parts > 0 for w, parts in sizes)
+            page.close()
+        browser.close()
