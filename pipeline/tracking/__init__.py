@@ -20,6 +20,8 @@ import yaml
 from features.errors import Problem, ServiceRefused
 
 STORE = Path("mlruns")
+# mlflow would name the account and a path of the machine
+ANONYMOUS = {"mlflow.user": "pipeline", "mlflow.source.name": "pipeline"}
 PIP_REQUIREMENTS = ("lightgbm", "numpy", "pandas", "scipy")
 
 
@@ -130,7 +132,7 @@ def log_training(training: Training, *, strict: bool) -> None:
         if run_id is None:
             with mlflow.start_run(experiment_id=experiment_id, run_name=f"train {training.candidate[:8]}") as run:
                 run_id = str(run.info.run_id)
-                tags = dict(training.tags) | {tag: training.candidate, "bellwether.kind": "training"}
+                tags = dict(training.tags) | ANONYMOUS | {tag: training.candidate, "bellwether.kind": "training"}
                 if training.experiment:
                     tags["bellwether.experiment"] = training.experiment
                 mlflow.set_tags(tags)
@@ -216,7 +218,7 @@ def log_publication(
         if _existing(MlflowClient(), experiment_id, "bellwether.publication", run_id) is not None:
             return
         with mlflow.start_run(experiment_id=experiment_id, run_name=f"publish {run_id[:8]}"):
-            mlflow.set_tags(dict(tags) | {"bellwether.kind": "publication", "bellwether.publication": run_id})
+            mlflow.set_tags(dict(tags) | ANONYMOUS | {"bellwether.kind": "publication", "bellwether.publication": run_id})
             mlflow.log_metrics(dict(metrics))
             for path in artifacts:
                 if path.exists():

@@ -25,6 +25,7 @@ BESIDES = {
     "promote": {"source"},
     "explain": {"language"},
     "decide": {"language"},
+    "monitor": {"source"},
     "report": {"language"},
     "publish": {"source"},
 }

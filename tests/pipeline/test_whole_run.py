@@ -1,0 +1,350 @@
+"""Whole runs in a workspace of their own: two commands, sixteen stages, one table; and what must not touch that table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import ROOT, Workspace, copy_project
+
+from pipeline.params import STAGES
+
+STATEFUL = ("promote", "publish")
+CURRENT = Path("data/publish/current")
+
+
+def ran(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def digests(folder: Path, *stages: str) -> dict[str, str]:
+    found = {}
+    for stage in stages:
+        for path in sorted((folder / "data" / stage).rglob("*")):
+            if path.is_file() and path.name != ".gitignore":
+                found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def published(workspace: Workspace) -> tuple[str, str]:
+    """What a reader sees: where the link leads, and the bytes behind it."""
+    current = workspace.folder / CURRENT
+    table = (current / "scored_customers.parquet").read_bytes()
+    return str(current.readlink()), hashlib.sha256(table).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Workspace:
+    """A small lender, run once from nothing."""
+    workspace = copy_project(tmp_path_factory.mktemp("world") / "project")
+    workspace.set_params({"simulate": {"customers": 600}})
+    first = workspace.pipeline("run")
+    assert first.returncode == 0, first.stdout[-4000:] + first.stderr[-4000:]
+    assert ran(first.stdout) == list(STAGES)
+    return workspace
+
+
+def test_the_table_holds_every_scored_customer_once_under_its_contract(world):
+    table = pq.read_table(world.folder / CURRENT / "scored_customers.parquet")
+    contract = json.loads((ROOT / "data/contracts/scored_customers.v1.json").read_text())
+    assert table.column_names == [column["name"] for column in contract["columns"]]
+    frame = table.to_pandas()
+    scored = pd.read_parquet(world.folder / "data/observe/scoring.parquet").query("months_back == 0")
+    assert sorted(frame["customer_id"]) == sorted(scored["customer_id"])
+    assert frame["customer_id"].is_unique
+    assert frame["pd_12m"].between(0, 1, inclusive="neither").all()
+    assert (frame["pd_low"] <= frame["pd_12m"]).all()
+    assert (frame["pd_12m"] <= frame["pd_high"]).all()
+    assert frame["pd_12m"].nunique() > len(frame) / 10
+    assert frame["reason_1_code"].notna().mean() > 0.9
+    by_grade = frame.groupby("grade")["pd_12m"].agg(["min", "max"]).sort_values("min")
+    assert (by_grade["max"].shift() <= by_grade["min"]).iloc[1:].all(), "grades are bands of PD"
+    assert str(frame["as_of"].iloc[0]) == "2026-01-01"
+
+
+def test_the_same_table_stands_in_csv_and_duckdb(world):
+    folder = world.folder / CURRENT
+    parquet = pd.read_parquet(folder / "scored_customers.parquet")
+    assert (folder / "scored_customers.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    csv = pd.read_csv(folder / "scored_customers.csv", dtype={"customer_id": str})
+    assert csv["customer_id"].tolist() == parquet["customer_id"].tolist()
+    assert csv["pd_12m"].tolist() == parquet["pd_12m"].tolist()
+    with duckdb.connect(str(folder / "bellwether.duckdb"), read_only=True) as connection:
+        assert connection.sql("select * from scored_customers").df()["pd_12m"].tolist() == parquet["pd_12m"].tolist()
+
+
+def test_a_second_repro_runs_no_stage(world):
+    again = world.run("dvc", "repro")
+    assert again.returncode == 0
+    assert ran(again.stdout) == []
+
+
+def test_publishing_twice_changes_nothing(world):
+    before = digests(world.folder, "publish")
+    again = world.run("dvc", "repro", "--force", "--single-item", "publish")
+    assert again.returncode == 0, again.stderr
+    assert digests(world.folder, "publish") == before
+
+
+def test_a_forced_repro_with_the_system_s_python_first_gives_the_same_bytes(world):
+    stages = [stage for stage in STAGES if stage not in STATEFUL]
+    before, link = digests(world.folder, *stages, "raw"), published(world)
+    again = subprocess.run(
+        [".venv/bin/dvc", "repro", "--force"],
+        cwd=world.folder, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin", "HOME": os.environ["HOME"]},
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert ran(again.stdout) == list(STAGES)
+    assert digests(world.folder, *stages, "raw") == before
+    assert published(world) == link
+
+
+def test_the_truth_is_shown_beside_the_model_and_is_better(world):
+    figures = json.dumps(json.loads((world.folder / "data/monitor/figures.json").read_text()))
+    assert "true_pd" in figures
+    metrics = json.loads((world.folder / "data/evaluate/metrics.json").read_text())
+    assert 0.6 < metrics["test"]["auc"] < 0.95
+
+
+def tracking_client(workspace: Workspace):
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{workspace.folder}/mlruns/mlflow.db")
+
+
+def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
+    client = tracking_client(world)
+    experiment = client.get_experiment_by_name("bellwether-simulated")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    training = [run for run in runs if run.data.tags["bellwether.kind"] == "training"]
+    publication = [run for run in runs if run.data.tags["bellwether.kind"] == "publication"]
+    assert (len(training), len(publication)) == (1, 1)
+    assert training[0].data.tags["bellwether.candidate"] == publication[0].data.tags["bellwether.candidate"]
+    assert training[0].data.tags["git_commit"][:40].isalnum()
+    assert any(tag.startswith("dvc.data/") for tag in training[0].data.tags)
+    assert training[0].data.metrics["test.auc"] == pytest.approx(
+        json.loads((world.folder / "data/evaluate/metrics.json").read_text())["test"]["auc"]
+    )
+    version = client.get_model_version_by_alias("bellwether-simulated", "champion")
+    assert version.tags["model_version"] == training[0].data.tags["bellwether.candidate"]
+    assert client.get_model_version_by_alias("bellwether-simulated", "challenger").version == version.version
+
+
+def test_the_model_loaded_from_mlflow_gives_the_published_numbers(world):
+    code = """
+import sys, mlflow, pandas as pd
+mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
+model = mlflow.pyfunc.load_model("models:/bellwether-simulated@champion")
+rows = pd.read_parquet("data/featurise/scoring/features.parquet").query("months_back == 0").sort_values("customer_id")
+table = pd.read_parquet("data/publish/current/scored_customers.parquet").sort_values("customer_id")
+scored = model.predict(rows)
+assert abs(scored["pd"].to_numpy() - table["pd_12m"].to_numpy()).max() < 1e-9
+assert scored["grade"].tolist() == table["grade"].tolist()
+assert scored["score"].tolist() == table["score"].tolist()
+"""
+    loaded = world.run("python", "-c", code)
+    assert loaded.returncode == 0, loaded.stderr[-3000:]
+
+
+def test_no_file_of_the_model_is_a_pickle(world):
+    for folder in ("mlruns", "data/promote", "data/train"):
+        for path in (world.folder / folder).rglob("*"):
+            if path.is_file() and path.suffix != ".db":
+                assert path.suffix not in {".pkl", ".pickle", ".joblib", ".skops"}, path
+                assert not path.read_bytes().startswith(b"\x80\x04"), path
+
+
+BROKEN = {
+    "an unknown key in params.yaml": (4, lambda w: w.set_params({"train": {"learning_rat": 0.1}}), "params.yaml: train.learning_rat"),
+    "an unknown section": (4, lambda w: w.set_params({"trian": {}}), "params.yaml: trian"),
+    "an unknown key in the mapping": (4, lambda w: mapping(w, lambda m: m.update(tabels={})), "tabels"),
+    "a column that is not there": (
+        4, lambda w: mapping(w, lambda m: block(m)["columns"].update(amount="no_such_column")), "no_such_column",
+    ),
+    "an unknown source": (4, lambda w: w.set_params({"source": "nobody"}), "nobody"),
+    "a missing file": (2, lambda w: mapping(w, lambda m: block(m).update(files="none*.csv")), "none*.csv"),
+}  # fmt: skip
+
+
+def mapping(workspace: Workspace, change) -> None:
+    path = workspace.folder / "data/sources/simulated.yaml"
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def block(content: dict) -> dict:
+    table = content["tables"]["transactions"]
+    return table[0] if isinstance(table, list) else table
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_bad_configuration_ends_with_its_code_one_sentence_and_the_old_table(world, fault):
+    code, break_it, named = BROKEN[fault]
+    saved = {name: (world.folder / name).read_text() for name in ("params.yaml", "data/sources/simulated.yaml")}
+    before = published(world)
+    try:
+        break_it(world)
+        refused = world.pipeline("run")
+    finally:
+        for name, text in saved.items():
+            (world.folder / name).write_text(text)
+    assert refused.returncode == code, refused.stdout[-2000:] + refused.stderr[-2000:]
+    assert named in refused.stderr
+    assert "must be" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert published(world) == before
+
+
+def test_a_second_run_is_refused_while_one_holds_the_workspace(world):
+    import fcntl
+
+    with (world.folder / ".run" / "lock").open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        refused = world.pipeline("run")
+    assert refused.returncode == 6
+    assert "process" in refused.stderr
+
+
+def test_a_stop_check_refuses_to_publish_with_code_3(world):
+    before = published(world)
+    saved = (world.folder / "params.yaml").read_text()
+    world.set_params({"monitor": {"limits": {"auc": {"stop": 0.999}}}})
+    try:
+        refused = world.pipeline("run")
+    finally:
+        (world.folder / "params.yaml").write_text(saved)
+    assert refused.returncode == 3, refused.stdout[-2000:] + refused.stderr[-2000:]
+    assert published(world) == before
+    assert (world.folder / "data/report/index.html").exists()
+    assert world.pipeline("run").returncode == 0
+    assert published(world) == before
+
+
+def test_an_experiment_touches_neither_current_nor_the_champion(world):
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run([*git, "add", "-A"], cwd=world.folder, check=True, capture_output=True)
+    subprocess.run([*git, "commit", "-qm", "run"], cwd=world.folder, check=True, capture_output=True)
+    before, champion = published(world), digests(world.folder, "promote/champion")
+    tried = world.run("dvc", "exp", "run", "-S", "train.learning_rate=0.3")
+    assert tried.returncode == 0, tried.stdout[-3000:] + tried.stderr[-3000:]
+    assert "tune" not in ran(tried.stdout)
+    assert published(world) == before
+    assert digests(world.folder, "promote/champion") == champion
+    preview = pd.read_parquet(world.folder / "data/publish/preview/scored_customers.parquet")
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")
+    assert not preview["pd_12m"].equals(table["pd_12m"])
+    shown = world.run("dvc", "metrics", "diff")
+    assert "test.auc" in shown.stdout
+    assert world.run("dvc", "plots", "show").returncode == 0
+    world.set_params({"train": {"learning_rate": None}})
+    plain = world.pipeline("run")
+    assert plain.returncode == 0, plain.stderr[-3000:]
+    assert published(world) == before
+    assert not json.loads((world.folder / "data/promote/scorer/manifest.json").read_text())["experiment"]
+
+
+def test_a_new_delivery_publishes_a_new_table_and_retrains_nothing(world):
+    before = published(world)
+    training = digests(world.folder, "featurise/training", "select", "tune", "train", "calibrate", "evaluate")
+    world.set_params({"simulate": {"months": 61}})
+    after = world.pipeline("run")
+    assert after.returncode == 0, after.stdout[-3000:] + after.stderr[-3000:]
+    assert not {"select", "tune", "train", "calibrate", "evaluate", "promote"} & set(ran(after.stdout))
+    assert digests(world.folder, "featurise/training", "select", "tune", "train", "calibrate", "evaluate") == training
+    assert published(world)[0] != before[0]
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")
+    assert str(table["as_of"].iloc[0]) == "2026-02-01"
+    earlier = pd.read_parquet(world.folder / "data/publish" / before[0] / "scored_customers.parquet")
+    both = table.merge(earlier[["customer_id", "grade"]], on="customer_id", how="left", suffixes=("", "_then"))
+    assert both["grade_published_before"].fillna("-").tolist() == both["grade_then"].fillna("-").tolist()
+
+
+def flat_file(workspace: Workspace) -> None:
+    """One flat file with an outcome and no dates: the simplest source there is."""
+    import numpy as np
+
+    random = np.random.default_rng(7)
+    rows = 500
+    debt, age = random.gamma(2.0, 1.0, rows), random.integers(20, 70, rows)
+    bad = random.random(rows) < 1 / (1 + np.exp(3.0 - debt))
+    folder = workspace.folder / "data/raw/flat"
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(
+        {"id": [f"F{i:04d}" for i in range(rows)], "debt": debt.round(3), "age": age, "bad": bad.astype(int)}
+    ).to_csv(folder / "applicants.csv", index=False)
+    (workspace.folder / "data/sources/flat.yaml").write_text(
+        """name: flat
+currency: EUR
+as_of: 2024-01-01
+tables:
+  observations:
+    files: applicants.csv
+    columns: {customer_id: id, outcome: bad}
+    attributes: {numeric: {debt: debt, age: age}}
+"""
+    )
+
+
+def test_another_source_and_back_leaves_no_row_of_the_one_in_the_other(world):
+    lender = published(world)
+    ours = set(pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")["customer_id"])
+    flat_file(world)
+    world.set_params({"source": "flat"})
+    there = world.pipeline("run")
+    assert there.returncode == 0, there.stdout[-3000:] + there.stderr[-3000:]
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")
+    assert len(table) == 500
+    assert table["customer_id"].str.startswith("F").all()
+    assert not ours & set(table["customer_id"])
+    for stage in ("ingest", "observe", "featurise", "score", "decide"):
+        for path in (world.folder / "data" / stage).rglob("*.parquet"):
+            columns = pq.read_schema(path).names
+            if "customer_id" in columns:
+                found = set(pq.read_table(path, columns=["customer_id"])["customer_id"].to_pylist())
+                assert not ours & found, path
+    world.set_params({"source": "simulated"})
+    back = world.pipeline("run")
+    assert back.returncode == 0, back.stdout[-3000:] + back.stderr[-3000:]
+    assert published(world) == lender
+
+
+def test_verify_names_a_changed_file_with_code_7(world):
+    assert world.pipeline("verify").returncode == 0
+    target = world.folder / CURRENT / "scored_customers.csv"
+    saved = target.read_bytes()
+    target.write_bytes(saved[:-2] + b"9\n")
+    try:
+        refused = world.pipeline("verify")
+    finally:
+        target.write_bytes(saved)
+    assert refused.returncode == 7
+    assert "scored_customers.csv" in refused.stderr
+
+
+def test_a_champion_set_by_hand_sticks_through_the_next_run(world):
+    shown = world.pipeline("champion", "show")
+    version = re.search(r"champion of simulated: (\w+)", shown.stdout).group(1)
+    unknown = world.pipeline("champion", "set", "0" * 16, "--author", "me", "--reason", "no such")
+    assert unknown.returncode == 4
+    same = world.pipeline("champion", "set", version, "--author", "risk", "--reason", "reviewed")
+    assert same.returncode == 0, same.stderr
+    assert "reviewed" in world.pipeline("champion", "show").stdout
+    assert world.pipeline("run").returncode == 0
+    assert "reviewed" in world.pipeline("champion", "show").stdout
+
+
+def test_usage_errors_end_with_code_4(workspace):
+    assert workspace.pipeline("fly").returncode == 4
+    assert workspace.pipeline("run", "--as-of", "yesterday").returncode == 4
