@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -95,6 +95,9 @@ def read_lines(path: Path) -> pd.DataFrame:
         ) from None
 
 
+Reader = Callable[[np.ndarray], np.ndarray]  # a table's column -> (n, 13)
+
+
 class Panel:
     """Figures by customer and date: (n, 13) matrices, oldest date first, for the customers scored at the last."""
 
@@ -105,20 +108,22 @@ class Panel:
         self.as_of = now["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
         self._ids = now["customer_id"].combine_chunks()
 
-    def cells(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return for each row of `table` whether it has a cell, and the cell's customer and date."""
+    def reader(self, table: pa.Table) -> Reader:
+        """Return what lays a column of `table` out by customer and date, NaN where there is no row.
+
+        Rows of customers who are not scored at the last date, and of dates outside the thirteen, are left out.
+        """
         row = pc.index_in(table["customer_id"], value_set=self._ids).combine_chunks()
         back = table["months_back"].to_numpy()
         has = ~np.asarray(row.is_null()) & (back >= 0) & (back < alerts.DATES)
-        row = row.fill_null(0).to_numpy(zero_copy_only=False)
-        return has, row[has], alerts.DATES - 1 - back[has]
+        place = row.fill_null(0).to_numpy(zero_copy_only=False)[has], alerts.DATES - 1 - back[has]
 
-    def matrix(self, table: pa.Table, values: np.ndarray) -> np.ndarray:
-        """Return one column of `table` as doubles by customer and date, NaN where there is no row."""
-        has, row, date = self.cells(table)
-        result = np.full((len(self.customers), alerts.DATES), np.nan)
-        result[row, date] = values[has]
-        return result
+        def lay_out(values: np.ndarray) -> np.ndarray:
+            result = np.full((len(self.customers), alerts.DATES), np.nan)
+            result[place] = values[has]
+            return result
+
+        return lay_out
 
 
 def numbers(table: pa.Table, name: str) -> np.ndarray:
@@ -135,17 +140,15 @@ def days(table: pa.Table, name: str) -> np.ndarray:
     return numbers(pa.table({name: table[name].cast(pa.date32()).cast(pa.int32())}), name)
 
 
-def history_of(panel: Panel, scores: pa.Table, position: pa.Table, scale: Scale) -> alerts.History:
-    """Return the thirteen dates' figures that alerts look at."""
+def history_of(panel: Panel, scores: pa.Table, facts: Mapping[str, np.ndarray], scale: Scale) -> alerts.History:
+    """Return the thirteen dates' figures that alerts look at. facts: each of FACTS and silent_days, (n, 13)."""
+    scored = panel.reader(scores)
     notch = scale.notches(scores["grade"].to_pandas().to_numpy(dtype=object)).astype(float)
-    facts = {name: panel.matrix(position, numbers(position, name)) for name in FACTS}
-    silent = days(position, "as_of") - days(position, "last_event_on")
-    probability = panel.matrix(scores, numbers(scores, "pd"))
+    probability = scored(numbers(scores, "pd"))
     return alerts.History(
         panel.customers, panel.as_of, ~np.isnan(probability), probability,
-        panel.matrix(scores, np.where(notch == NO_GRADE, np.nan, notch)),
-        _from_zero(facts["exposure"]), facts["credit_limit"], facts["days_past_due"], facts["monthly_inflow"],
-        panel.matrix(position, silent), facts["bureau_default"],
+        scored(np.where(notch == NO_GRADE, np.nan, notch)), _from_zero(facts["exposure"]), facts["credit_limit"],
+        facts["days_past_due"], facts["monthly_inflow"], facts["silent_days"], facts["bureau_default"],
     )  # fmt: skip
 
 
@@ -158,12 +161,15 @@ def run(
     """
     panel = Panel(scores)
     names, now = given.scale.names, panel.now
-    history = history_of(panel, scores, position, given.scale)
+    stands = panel.reader(position)
+    found = {name: stands(numbers(position, name)) for name in FACTS}
+    found |= {"silent_days": stands(days(position, "as_of") - days(position, "last_event_on"))}
+    history = history_of(panel, scores, found, given.scale)
     raised = alerts.raise_alerts(history, given.numbers.alerts, language=given.language)
-    last = {name: panel.matrix(position, numbers(position, name))[:, -1] for name in FACTS}
+    last = {name: figures[:, -1] for name, figures in found.items()}
     notch = history.notch[:, -1].astype(np.int64)
     facts = policy.Facts(
-        pd=history.pd[:, -1], notch=notch, company=panel.matrix(position, _company(position))[:, -1],
+        pd=history.pd[:, -1], notch=notch, company=stands(_company(position))[:, -1],
         inflow=policy.inflow_of(last["monthly_inflow"], last["revenue"]), exposure=history.exposure[:, -1],
         limit=_from_zero(last["credit_limit"]), days_past_due=last["days_past_due"],
         bureau_default=last["bureau_default"], months_of_history=last["months_of_history"],
