@@ -1,4 +1,4 @@
-"""Checks: small objects with a code, a title, a severity and three answers: found, clear, not applicable.
+"""The checks of every run, each a question put to the figures of `monitor` (what a check is: `finding`).
 
 A check looks at the figures that `monitor` computed and at `Limits`, and says what it saw, in English and Chinese.
 Silence is never success: figures that are absent give `not applicable` with the reason. `stop` makes `publish` refuse,
@@ -7,43 +7,15 @@ so a default limit of severity `stop` lies where only an accident gets to; null 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import model_validator
 
-Figures = Mapping[str, Any]
-SEVERITIES = ("stop", "warn", "note")
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from models.finding import Answer, Band, Check, Figures, Frozen, NotApplicable, need
 
 
-class Band(_Frozen):
-    """Two limits of one figure; null switches one off."""
-
-    warn: float | None = None
-    stop: float | None = None
-
-    def above(self, value: float) -> str | None:
-        """Return the severity of a figure that should be small."""
-        return self._first(lambda limit: value > limit)
-
-    def below(self, value: float) -> str | None:
-        """Return the severity of a figure that should be large."""
-        return self._first(lambda limit: value < limit)
-
-    def _first(self, broken: Callable[[float], bool]) -> str | None:
-        """Return stop, warn or null, the graver first."""
-        for severity, limit in (("stop", self.stop), ("warn", self.warn)):
-            if limit is not None and broken(limit):
-                return severity
-        return None
-
-
-class Limits(_Frozen):
+class Limits(Frozen):
     """Where each check begins to speak; shares are of 1."""
 
     invalid_pd_share: Band = Band(stop=0.0)
@@ -60,57 +32,14 @@ class Limits(_Frozen):
     one_grade_share: Band = Band(warn=0.70)
     truth_gap: Band = Band(warn=0.10)  # AUC of the true PD less that of the model
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What a check saw: severity null means clear."""
-
-    severity: str | None
-    text: str
-    text_zh: str
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
-class NotApplicable(Exception):
-    """The figures that the check needs are not there."""
-
-    def __init__(self, text: str, text_zh: str) -> None:
-        super().__init__(text)
-        self.text, self.text_zh = text, text_zh
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question, asked of every run."""
-
-    code: str
-    title: str
-    title_zh: str
-    severity: str  # the gravest that it can answer with
-    look: Callable[[Figures, Limits], Answer]
-
-    def result(self, figures: Figures, limits: Limits) -> dict[str, Any]:
-        """Return the check's record: code, title, severity, answer, explanation (both languages), figures."""
-        record: dict[str, Any] = {"code": self.code, "title": self.title, "title_zh": self.title_zh}
-        try:
-            seen = self.look(figures, limits)
-        except NotApplicable as reason:
-            return {
-                **record,
-                "severity": self.severity,
-                "answer": "not applicable",
-                "explanation": reason.text,
-                "explanation_zh": reason.text_zh,
-                "figures": {},
-            }
-        return {
-            **record,
-            "severity": seen.severity or self.severity,
-            "answer": "found" if seen.severity else "clear",
-            "explanation": seen.text,
-            "explanation_zh": seen.text_zh,
-            "figures": seen.figures,
-        }
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_the_other_end(cls, given: Any) -> Any:
+        """Lay a band that names one limit over its defaults: setting `warn` must not switch `stop` off."""
+        if not isinstance(given, dict):
+            return given
+        defaults = {name: f.default.model_dump() for name, f in cls.model_fields.items() if isinstance(f.default, Band)}
+        return {k: {**defaults[k], **v} if k in defaults and isinstance(v, dict) else v for k, v in given.items()}
 
 
 CHECKS: list[Check] = []
@@ -132,16 +61,6 @@ def check(
 def run_checks(figures: Figures, limits: Limits) -> list[dict[str, Any]]:
     """Return every check's record, in the order of codes."""
     return [one.result(figures, limits) for one in sorted(CHECKS, key=lambda c: c.code)]
-
-
-def need(figures: Figures, *path: str, text: str, zh: str) -> Any:
-    """Return the figure at `path`, or answer `not applicable`."""
-    value: Any = figures
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    if value is None or value in ([], {}):
-        raise NotApplicable(text, zh)
-    return value
 
 
 def unless_kept(figures: Figures, severity: str | None) -> tuple[str | None, str, str]:
@@ -302,7 +221,10 @@ def conserved(figures: Figures, _: Limits) -> Answer:
     if flow.get("known") is not None and flow.get("excluded") is not None:
         lost = lost or int(flow["known"]) != steps[0][1] + int(flow["excluded"])
     listed = ", ".join(f"{name} {n:,}" for name, n in steps) + f", excluded {int(flow.get('excluded') or 0):,}"
-    return Answer("stop" if lost else None, f"Customers: {listed}.", f"客户数：{listed}。", dict(flow))
+    zh = listed
+    for name, said in (("population", "客户群"), ("scored", "已评分"), ("decided", "已决策"), ("excluded", "排除")):
+        zh = zh.replace(name, said)
+    return Answer("stop" if lost else None, f"Customers: {listed}.", f"客户数：{zh}。", dict(flow))
 
 
 @check("M010", "A feature looks like an identifier", "有特征疑似标识符", "warn")
@@ -321,6 +243,9 @@ def identifiers(figures: Figures, _: Limits) -> Answer:
 def feature_psi(figures: Figures, limits: Limits) -> Answer:
     """Found where features moved beyond the limit and beyond chance."""
     top = need(figures, "features", "top", text="There are no features to compare.", zh="没有可比较的特征。")
+    scores = figures.get("scores") or {}
+    if scores.get("customers") and scores.get("in_training") == scores["customers"]:
+        raise NotApplicable("The scored rows are the training rows.", "评分样本即训练样本。")
     over = [r for r in top if r["psi"] > r["noise"] and limits.feature_psi.above(r["psi"])]
     gravest = "stop" if any(limits.feature_psi.above(r["psi"]) == "stop" for r in over) else "warn"
     names = ", ".join(f"{r['feature']} {r['psi']:.2f}" for r in over[:5])

@@ -51,42 +51,38 @@ def score_figures(scores: pd.DataFrame, test: pd.DataFrame, bins: int) -> tuple[
         "in_training": int(now.sum()) - len(outside_training(scores[now])),
         "out_of_range_share": float(beyond.mean()) if beyond is not None and len(beyond) else None,
     }
-    oldest = int(scores["months_back"].max())
-    fitted = drift.Bins.fit(scores.loc[scores["months_back"] == oldest, "pd"], bins)
-    dates = [
-        (b, scores[scores["months_back"] == b]) for b in sorted({int(b) for b in scores["months_back"]}, reverse=True)
-    ]
-    by_month = [
+    unseen = outside_training(scores)  # a PD that the row itself trained is sharper than one of a stranger
+    dates = sorted({int(b) for b in scores["months_back"]}, reverse=True)
+    parts = {back: unseen.loc[unseen["months_back"] == back, "pd"] for back in dates}
+    oldest = next((back for back in dates if back and len(parts[back])), None)
+    fitted = drift.Bins.fit(parts[oldest], bins) if oldest else None
+    counts["by_month"] = by_month = [
         {
             "months_back": back,
-            "as_of": part["as_of"].max(),
-            "customers": len(part),
-            "mean_pd": float(part["pd"].mean()),
-            "psi": fitted.psi(part["pd"]) if oldest else None,
-            "noise": fitted.noise(len(part)) if oldest else None,
+            "as_of": scores.loc[scores["months_back"] == back, "as_of"].max(),
+            "customers": int((scores["months_back"] == back).sum()),
+            "mean_pd": float(scores.loc[scores["months_back"] == back, "pd"].mean()),
+            **_moved(fitted, parts[back]),
         }
-        for back, part in dates
+        for back in dates
     ]
-    counts["by_month"] = by_month
-    moved: dict[str, Any] = {"by_month": by_month if oldest else []}
-    today = scores.loc[now, "pd"]
-    if oldest and len(today):
-        moved["now"] = {
-            "psi": fitted.psi(today),
-            "noise": fitted.noise(len(today)),
-            "against": f"{oldest} months ago",
-            "against_zh": f"{oldest} 个月前",
-        }
+    moved: dict[str, Any] = {"by_month": by_month if fitted else []}
+    today = parts.get(0, unseen["pd"].head(0))
+    if fitted and len(today):
+        against = {"against": f"{oldest} months ago", "against_zh": f"{oldest} 个月前"}
+        moved["now"] = {**_moved(fitted, today), **against}
     if len(test) and len(today):
-        unseen = drift.Bins.fit(test["pd"], bins)
-        moved["test"] = {
-            "psi": unseen.psi(today),
-            "noise": unseen.noise(len(today)),
-            "against": "the test rows",
-            "against_zh": "测试样本",
-        }
+        against = {"against": "the test rows", "against_zh": "测试样本"}
+        moved["test"] = {**_moved(drift.Bins.fit(test["pd"], bins), today), **against}
         moved.setdefault("now", moved["test"])
     return counts, moved
+
+
+def _moved(fitted: drift.Bins | None, values: pd.Series) -> dict[str, float | None]:
+    """Return the PSI of `values` and the level of chance; nulls where there is nothing to compare."""
+    if fitted is None or values.empty:
+        return {"psi": None, "noise": None}
+    return {"psi": fitted.psi(values), "noise": fitted.noise(len(values))}
 
 
 def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:

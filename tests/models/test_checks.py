@@ -7,7 +7,8 @@ import copy
 import pytest
 from pydantic import ValidationError
 
-from models.checks import CHECKS, SEVERITIES, Band, Limits, run_checks
+from models.checks import CHECKS, Limits, run_checks
+from models.finding import SEVERITIES, Band
 
 RATES = {"rows": 1000, "bad": 50, "pd": 0.05, "rate": 0.05, "low": 0.04, "high": 0.065, "p": 0.5}
 AREA = {"value": 0.8, "low": 0.75, "high": 0.85, "rows": 1000, "bad": 50}
@@ -118,6 +119,11 @@ def test_chance_alone_is_no_drift():
     assert answers(figures)["M003"]["answer"] == "clear"
 
 
+def test_rows_that_trained_tell_nothing_about_drift():
+    """Where every scored row is a training row, equal features are no sign of stability."""
+    assert answers(planted(("scores", "in_training"), 100))["M011"]["answer"] == "not applicable"
+
+
 def test_a_significant_but_small_difference_of_rates_is_clear():
     figures = planted(("model", "total"), {**RATES, "rate": 0.055, "p": 1e-9})
     assert answers(figures)["M006"]["answer"] == "clear"
@@ -137,3 +143,11 @@ def test_limits_are_parameters():
     assert answers(planted(("model", "auc", "value"), 0.2), Limits(auc=Band()))["M007"]["answer"] == "clear"
     with pytest.raises(ValidationError):
         Limits.model_validate({"no_such_limit": 1})
+
+
+def test_setting_one_end_of_a_band_keeps_the_other():
+    """`auc: {warn: 0.7}` in params.yaml must not switch the stop off; null does."""
+    assert Limits.model_validate({"auc": {"warn": 0.7}}).auc == Band(warn=0.7, stop=0.5)
+    assert Limits.model_validate({"auc": {"stop": None}}).auc == Band(warn=0.6)
+    with pytest.raises(ValidationError):
+        Limits.model_validate({"auc": {"wran": 0.7}})

@@ -49,12 +49,12 @@ def test_herfindahl_of_equal_parts_and_of_one():
     assert herfindahl([0.0, None]) is None
 
 
-def test_migration_of_five_customers():
-    before = pd.DataFrame({"customer_id": list("abcd"), "grade": ["A", "A", "B", "B"]})
-    now = pd.DataFrame({"customer_id": list("abce"), "grade": ["A", "B", "A", "A"]})
+def test_migration_of_six_customers():
+    before = pd.DataFrame({"customer_id": list("abcdf"), "grade": ["A", "A", "B", "B", "A"]})
+    now = pd.DataFrame({"customer_id": list("abcef"), "grade": ["A", "B", "A", "A", "B"]})
     told = migration(before, now, ["A", "B"])
-    assert told["counts"] == [[1, 1], [1, 0]]
-    assert (told["same"], told["worse"], told["better"], told["new"], told["gone"]) == (1, 1, 1, 1, 1)
+    assert told["counts"] == [[1, 2], [1, 0]]
+    assert (told["same"], told["worse"], told["better"], told["new"], told["gone"]) == (1, 2, 1, 1, 1)
     assert migration(before.head(0), now, ["A", "B"]) is None
 
 

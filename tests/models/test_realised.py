@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 
-from models.figures import data_figures, label_figures, matured, outcome_figures
+from models.figures import data_figures, label_figures, matured, outcome_figures, score_figures
 from models.realised import auc, calibration, coverage, distribution, histogram, lift, light, roc
 
 
@@ -90,6 +90,22 @@ def test_only_closed_windows_outside_training_are_judged():
     assert matured(scores, observations, "2026-01-01", 12)["customer_id"].tolist() == ["a"]
     assert matured(scores, observations, None, 12).empty
     assert matured(pd.DataFrame(), observations, "2026-01-01", 12).empty
+
+
+def test_drift_of_scores_is_measured_on_rows_that_did_not_train():
+    """Twelve months ago half of the rows trained the model, with PDs of another kind: they are left out."""
+    rng = np.random.default_rng(8)
+    strange, usual = np.full(500, 0.9), rng.uniform(0, 0.5, 1000)
+    scores = pd.DataFrame({
+        "months_back": [12] * 1000 + [0] * 500, "as_of": pd.Timestamp("2025-01-01"), "pd": np.concatenate([strange, usual]),
+        "in_training": [True] * 500 + [False] * 1000,
+    })  # fmt: skip
+    counts, moved = score_figures(scores, pd.DataFrame(), 10)
+    assert (counts["customers"], counts["in_training"], counts["by_month"][0]["customers"]) == (500, 0, 1000)
+    assert moved["now"]["psi"] < moved["now"]["noise"]
+    assert moved["by_month"][0]["psi"] == 0
+    assert score_figures(scores.assign(in_training=True), pd.DataFrame(), 10)[1] == {"by_month": []}
+    assert score_figures(scores.head(0), pd.DataFrame(), 10) == ({"customers": 0}, {})
 
 
 def test_labels_by_month_and_rows_by_table():
