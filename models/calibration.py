@@ -4,7 +4,7 @@ The curve is the simplest of Platt (a line), beta (two positive slopes) and isot
 log loss, in folds by customer, is within one standard error of the best; with few defaults only Platt is tried, its
 slope drawn towards 1. Interval: at each margin the wider of (a) the curve's standard error, clustered by customer,
 with the learner's own variance (models trained on disjoint thirds of the customers), and (b) the Jeffreys interval of
-the defaults among the neighbours in score. It says how little is known of the average PD at that score; it does not
+the defaults among the neighbours in score, where a customer's rows count as one. It says how little is known of the average PD at that score; it does not
 cover what no feature shows.
 Sources: Platt 1999; Kull, Silva Filho, Flach 2017 (beta); Brown, Cai, DasGupta 2001 (Jeffreys).
 """
@@ -90,7 +90,9 @@ class Calibrator:
                 raise ValueError("not increasing")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityRefused(
-                Problem("calibrator.json", "an increasing calibration curve", type(error).__name__, "Restore the bundle.")
+                Problem(
+                    "calibrator.json", "an increasing calibration curve", type(error).__name__, "Restore the bundle."
+                )
             ) from None
         return calibrator
 
@@ -123,7 +125,7 @@ def calibrate(
     best = min(losses, key=lambda name: losses[name].mean())
     chosen = next(name for name in allowed if _as_good(losses[name], losses[best]))
     figures = _fit(chosen, margin, outcome)
-    tried = {name: float(loss.mean()) for name, loss in losses.items()}
+    tried: dict[str, float] = {name: float(loss.mean()) for name, loss in losses.items()}
     tried["uncalibrated"] = float(row_log_loss(outcome, probability(margin)).mean())
     grid, low, high = _interval_grid(chosen, figures, margin, outcome, customer, settings, variance)
     why = (
@@ -165,9 +167,7 @@ def _held_out(
     margin: np.ndarray, outcome: np.ndarray, customer: np.ndarray, methods: tuple[Method, ...], seed: int
 ) -> dict[Method, np.ndarray]:
     """Return method -> log loss of each row under curves fitted without its customer."""
-    return {
-        name: row_log_loss(outcome, cross_fitted(margin, outcome, customer, name, seed)) for name in methods
-    }
+    return {name: row_log_loss(outcome, cross_fitted(margin, outcome, customer, name, seed)) for name in methods}
 
 
 def _as_good(loss: np.ndarray, best: np.ndarray) -> bool:
@@ -251,7 +251,9 @@ def _interval_grid(
         slope = (_log_odds(method, figures, grid + step) - _log_odds(method, figures, grid - step)) / (2 * step)
         error = error + slope**2 * variance(grid)
     reach = norm.ppf(0.5 + settings.level / 2) * np.sqrt(error)
-    below, above = _neighbour_reach(_log_odds(method, figures, margin), margin, outcome, grid, settings.level)
+    weight = len(np.unique(customer.astype(str))) / len(customer)
+    fitted = _log_odds(method, figures, margin)
+    below, above = _neighbour_reach(fitted, margin, outcome, grid, settings.level, weight)
     low = np.minimum.accumulate((middle - np.maximum(reach, below))[::-1])[::-1]
     high = np.maximum.accumulate(middle + np.maximum(reach, above))
     return grid.tolist(), low.tolist(), high.tolist()
@@ -278,11 +280,12 @@ def _curve_variance(
 
 
 def _neighbour_reach(
-    log_odds: np.ndarray, margin: np.ndarray, outcome: np.ndarray, grid: np.ndarray, level: float
+    log_odds: np.ndarray, margin: np.ndarray, outcome: np.ndarray, grid: np.ndarray, level: float, weight: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how far (log-odds) the Jeffreys interval of each grid point's neighbours reaches below and above them.
 
     Neighbours: the nearest tenth of the rows in rank, at least 50; their mean PD is what the interval is compared to.
+    `weight`: customers by rows, for rows of one customer tell the same story.
     """
     order = np.argsort(margin, kind="stable")
     half = max(25, len(margin) // 20)
@@ -292,7 +295,7 @@ def _neighbour_reach(
     bads = np.append(0, np.cumsum(outcome[order]))
     expected = np.append(0, np.cumsum(probability(log_odds[order])))
     rows = end - start
-    low, high = jeffreys_interval(bads[end] - bads[start], rows, level, open_ends=False)
+    low, high = jeffreys_interval(weight * (bads[end] - bads[start]), weight * rows, level, open_ends=False)
     mean = np.clip((expected[end] - expected[start]) / rows, 1e-9, 1 - 1e-9)
     centre = np.log(mean / (1 - mean))
     low, high = np.clip(low, 1e-9, 1 - 1e-9), np.clip(high, 1e-9, 1 - 1e-9)

@@ -1,8 +1,9 @@
-"""Categories as numbers: smoothed default rates of their levels, learned out of fold, with codes for missing and unseen.
+"""Categories as numbers: smoothed default rates of their levels, out of fold, with codes for missing and unseen.
 
 A level's code is (defaults + smoothing * rate of all rows) / (rows + smoothing). While training, a row's code comes
-from the rows of *other* customers (folds by customer), so a row never sees its own outcome. Rare and unseen levels share
-one code. The JSON form names a level by a SHA-256 of feature and level: no customer's value stands in it in clear.
+from the rows of *other* customers (folds by customer), so a row never sees its own outcome. Rare and unseen levels
+share one code. The JSON form names a level by a SHA-256 of feature and level: no customer's value stands in it in
+clear.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class Encoders:
             return cls(codes, float(record["smoothing"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityRefused(
-                Problem("encoders.json", "the codes of categorical features", type(error).__name__, "Restore the bundle.")
+                Problem(
+                    "encoders.json", "the codes of categorical features", type(error).__name__, "Restore the bundle."
+                )
             ) from None
 
 

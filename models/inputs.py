@@ -134,7 +134,10 @@ def panel(frame: pd.DataFrame, names: Iterable[str], horizon: int) -> Panel:
     missing = [name for name in names if name not in frame]
     if missing:
         raise IntegrityRefused(
-            [Problem(f"feature {name}", "a column of the table", "no such column", "Rebuild features.") for name in missing]
+            [
+                Problem(f"feature {name}", "a column of the table", "no such column", "Rebuild features.")
+                for name in missing
+            ]
         )
     outcome = pd.to_numeric(frame["outcome"], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     wrong = int((~np.isin(outcome, (0.0, 1.0))).sum())

@@ -199,7 +199,9 @@ def jeffreys_test(bads: int, rows: int, pd: float) -> float:
     return float(beta.cdf(pd, bads + 0.5, rows - bads + 0.5))
 
 
-def lift_table(outcome: np.ndarray, score: np.ndarray, shares: tuple[float, ...] = (0.05, 0.1, 0.2)) -> list[dict[str, float]]:
+def lift_table(
+    outcome: np.ndarray, score: np.ndarray, shares: tuple[float, ...] = (0.05, 0.1, 0.2)
+) -> list[dict[str, float]]:
     """Return a record a share of the riskiest rows: capture (share of all defaults there) and lift (capture / share).
 
     Rows on the border that tie are taken in part, so the figures do not hang on the order of rows.
@@ -221,10 +223,11 @@ def psi(expected: np.ndarray, actual: np.ndarray, bins: int = 10) -> float:
     if len(expected) == 0 or len(actual) == 0:
         return float("nan")
     edges = np.unique(np.quantile(expected, np.linspace(0, 1, bins + 1)[1:-1]))
-    first = np.bincount(np.searchsorted(edges, expected), minlength=len(edges) + 1)
-    second = np.bincount(np.searchsorted(edges, actual), minlength=len(edges) + 1)
-    first = np.maximum(first, 0.5) / len(expected)
-    second = np.maximum(second, 0.5) / len(actual)
+    shares = []
+    for values in (expected, actual):
+        rows = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
+        shares.append(np.maximum(rows, 0.5) / len(values))
+    first, second = shares
     return float(((second - first) * np.log(second / first)).sum())
 
 

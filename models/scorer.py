@@ -74,9 +74,9 @@ class Scorer:
         return cls(booster, inputs, coder, Calibrator.from_json(files["calibrator.json"]), scale)
 
     @property
-    def features(self) -> list[str]:
-        """Names of the features, in the booster's order."""
-        return [each.name for each in self.inputs]
+    def features(self) -> list[dict[str, Any]]:
+        """The records of features.json (name, column, kind, direction, family, definition_hash), in their order."""
+        return [each.record() for each in self.inputs]
 
     def matrix(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the booster's matrix (rows x features); columns are found by name, their order does not matter.
@@ -91,7 +91,7 @@ class Scorer:
                 "no such column" if not times.get(name, 0) else f"{times[name]} columns of that name",
                 "Build it as the model's definition says, or choose a champion that does not need it.",
             )
-            for name in self.features
+            for name in (each.name for each in self.inputs)
             if times.get(name, 0) != 1
         ]
         if problems:

@@ -27,7 +27,7 @@ class SelectSettings(SplitSettings):
 
 @dataclass(frozen=True)
 class Selection:
-    """Inputs kept, numbered afresh, and one row a feature: feature, kept, reason, missing_share, levels, twin, figure."""
+    """Inputs kept, numbered afresh; reasons: feature, kept, reason, missing_share, levels, twin, figure."""
 
     inputs: tuple[Input, ...]
     reasons: pd.DataFrame

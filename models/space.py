@@ -57,12 +57,9 @@ def good_points(rows: int, bads: int) -> list[Mapping[str, Any]]:
          "extra_trees": True},
     ]  # fmt: skip
     if bads < 200:
-        points = [
-            {"num_leaves": 4, "min_data_in_leaf": 20, "feature_fraction": 0.3, "bagging_fraction": 0.7, "lambda_l2": 20.0},
-            {"num_leaves": 2, "min_data_in_leaf": 20, "feature_fraction": 0.3, "bagging_fraction": 0.7, "lambda_l2": 20.0},
-            {"num_leaves": 8, "min_data_in_leaf": 10, "feature_fraction": 0.5, "bagging_fraction": 0.8, "lambda_l2": 5.0,
-             "extra_trees": True},
-        ]  # fmt: skip
+        few = {"num_leaves": 4, "min_data_in_leaf": 20, "feature_fraction": 0.3, "bagging_fraction": 0.7}
+        few |= {"lambda_l2": 20.0}
+        points = [few, {**few, "num_leaves": 2}, {**few, "num_leaves": 8, "min_data_in_leaf": 10, "extra_trees": True}]
     leaves = most_leaves(rows, bads)
     seen: list[Mapping[str, Any]] = []
     for point in points:

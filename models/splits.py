@@ -57,7 +57,7 @@ def untrainable(outcome: np.ndarray, min_bads: int) -> str | None:
 
 def split(panel: Panel, settings: SplitSettings, horizon: int) -> Split:
     """Divide a panel that can train (see `untrainable`) into train, gap and test, and train into folds."""
-    dates, place = np.unique(panel.as_of, return_inverse=True)
+    dates = np.unique(panel.as_of)
     plan: dict[str, Any] = {"horizon_months": horizon, "seed": settings.seed}
     chosen = _test_start(panel, dates, settings)
     if chosen is None:

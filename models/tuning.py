@@ -30,7 +30,7 @@ class TuneSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trials: int | None = Field(None, ge=1, le=2000)  # null: by the size of the data, see `trial_count`
-    patience: int = Field(10, ge=1)  # trials without improvement after which the search ends
+    patience: int = Field(8, ge=1)  # trials without improvement after which the search ends
     repeats: int | None = Field(None, ge=1, le=20)  # divisions into folds; null: more on few defaults
     learning_rate: float = Field(0.1, gt=0, le=1)  # of the search, and of the final model unless train overrides it
     max_rounds: int = Field(500, ge=1)  # trees
@@ -61,12 +61,12 @@ class Tuned:
 def trial_count(rows: int, features: int) -> int:
     """Return the number of trials for a data size: work grows with cells, so trials fall."""
     cells = rows * features
-    return next((count for most, count in ((2e5, 30), (1e6, 24), (6e6, 16)) if cells <= most), 12)
+    return next((count for most, count in ((2e5, 20), (1e6, 16), (6e6, 12)) if cells <= most), 10)
 
 
 def repeat_count(bads: int) -> int:
     """Return into how many different divisions of folds the rows are put: few defaults make one division a lottery."""
-    return 1 if bads >= 400 else 2 if bads >= 120 else 3
+    return 1 if bads >= 400 else 2
 
 
 class FoldData:
@@ -93,7 +93,8 @@ class FoldData:
 
     def usable(self) -> list[int]:
         """Return the folds whose train rows hold both classes; a fold with one class cannot be learned from."""
-        return [n for n, (rows, asked) in enumerate(self.indices) if len(asked) and 0 < self.panel.outcome[rows].mean() < 1]
+        rate = self.panel.outcome
+        return [n for n, (rows, asked) in enumerate(self.indices) if len(asked) and 0 < rate[rows].mean() < 1]
 
 
 def search(

@@ -1,9 +1,9 @@
 """evaluate: how good the PDs are on rows that the model has not seen, with intervals.
 
-By time: the very files of `train` and `calibrate` are asked about the out-of-time test rows. Where the split is random,
-select, tune, train and calibrate are repeated inside each fold of a repeated cross-validation grouped by customer, and the
-figures are those of the recipe. Reads data/featurise/training and data/{select,tune,train,calibrate}, writes data/evaluate:
-metrics.json (flat keys), predictions.parquet, plots/*.json.
+By time: the very files of `train` and `calibrate` are asked about the out-of-time test rows. Where the split is
+random, select, tune, train and calibrate are repeated inside each fold of a repeated cross-validation grouped by
+customer, and the figures are those of the recipe. Reads data/featurise/training and data/{select,tune,train,calibrate},
+writes data/evaluate: metrics.json (flat keys), predictions.parquet, plots/*.json.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Params(Section):
     section: ClassVar[str] = "evaluate"
 
     folds: int = Field(5, ge=2, le=20)
-    repeats: int | None = Field(None, ge=1, le=50)  # null: 2, or 4 under 2,000 rows
+    repeats: int | None = Field(None, ge=1, le=50)  # null: 2, or 3 under 2,000 rows
     bins: int = Field(10, ge=2, le=100)  # of the calibration plot and of the expected calibration error
 
 
@@ -57,6 +57,11 @@ class CrossValidated:
     aucs: np.ndarray  # repeats x folds, NaN where a fold holds one class
 
 
+def repeat_count(params: Params, rows: int) -> int:
+    """Return how often the cross-validation is repeated."""
+    return params.repeats or (3 if rows < 2000 else 2)
+
+
 def cross_validate(
     panel: Panel,
     inputs: tuple[Input, ...],
@@ -68,7 +73,7 @@ def cross_validate(
 
     A fold whose train rows hold one class only predicts their default rate: nothing could be learned there.
     """
-    repeats = params.repeats or (4 if len(panel) < 2000 else 2)
+    repeats = repeat_count(params, len(panel))
     raw, fitted = np.empty((len(panel), repeats)), np.empty((len(panel), repeats))
     aucs = np.full((repeats, params.folds), np.nan)
     folds = [grouped_folds(panel, params.folds, settings.select.seed + 1009 * (n + 1)) for n in range(repeats)]
@@ -102,7 +107,7 @@ def recipe_figures(panel: Panel, result: CrossValidated) -> dict[str, float]:
     figures["auc"], figures["gini"] = area, 2 * area - 1
     figures["auc_low"], figures["auc_high"] = metrics.around(area, sampling + between)
     figures["auc_between_repeats"] = math.sqrt(between)
-    singles = [metrics.figures(panel.outcome, column) for column in result.pd.T]  # one recipe's PD, not the mean of several
+    singles = [metrics.figures(panel.outcome, column) for column in result.pd.T]  # of one recipe, not of their mean
     for name in ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept"):
         figures[name] = float(np.mean([single[name] for single in singles]))
     return figures
@@ -235,7 +240,7 @@ def predict_recipe(params: Params) -> tuple[Panel, CrossValidated]:
     selected = read_selected()
     inputs = inputs_from_catalogue(read_frame(TRAINING / "catalogue.parquet"))
     panel = read_panel(selected, [each.name for each in inputs])[0]
-    planned = params.folds * (params.repeats or (4 if len(panel) < 2000 else 2))
+    planned = params.folds * repeat_count(params, len(panel))
     steps = progress("evaluate", iter(range(planned)), planned, "the whole recipe in each fold")
 
     def watch(done: int, planned: int, area: float) -> None:

@@ -55,7 +55,8 @@ def journal_key(settings: TuneSettings) -> str:
     """Return a hash of all that the search depends on: data, division, settings and the code of models/."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     code = sorted(Path(models.__file__).parent.glob("*.py"))
-    for path in (TRAINING / "features.parquet", Path("data/select/features.json"), Path("data/select/parts.parquet"), *code):
+    select = Path("data/select")
+    for path in (TRAINING / "features.parquet", select / "features.json", select / "parts.parquet", *code):
         digest.update(f"\n{path.name}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -135,7 +136,8 @@ def main() -> None:
     }
     write_json(OUT / "summary.json", summary)
     say("tune", "searched", trials=len(trials), pruned=summary["pruned"], rounds=tuned.rounds)
-    say("tune", "best", log_loss=f"{tuned.log_loss:.5f}", auc=f"{tuned.auc:.4f}", default_auc=f"{summary['default_auc']:.4f}")
+    auc, default = f"{tuned.auc:.4f}", f"{summary['default_auc']:.4f}"
+    say("tune", "best", log_loss=f"{tuned.log_loss:.5f}", auc=auc, default_auc=default)
 
 
 def read_tuned() -> Tuned | None:

@@ -1,0 +1,119 @@
+"""The curve recovers a known truth, never changes the ranking, and says how little few defaults tell."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.errors import IntegrityRefused
+from models.calibration import METHODS, CalibrateSettings, Calibrator, calibrate, cross_fitted, variance_curve
+from models.splits import grouped_folds_of
+
+
+def drawn(rows, seed=1, slope=0.6, shift=-1.0, bend=0.0, mean=-2.0):
+    random = np.random.default_rng(seed)
+    margin = random.normal(mean, 1.3, rows)
+    true = 1 / (1 + np.exp(-(slope * margin + shift + bend * margin**2 * np.sign(margin))))
+    return margin, (random.random(rows) < true).astype(int), np.arange(rows).astype(str).astype(object), true
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_recovers_an_overconfident_model(method):
+    margin, outcome, customer, true = drawn(40_000)
+    choice = calibrate(margin, outcome, customer, CalibrateSettings(method=method))
+    inside = (margin > -4.5) & (margin < 0.5)
+    assert np.abs(choice.calibrator.pd(margin) - true)[inside].mean() < 0.008
+    assert choice.tried[method] < choice.tried["uncalibrated"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), slope=st.floats(-0.5, 2))
+def test_ranking_never_changes_and_the_interval_holds_the_pd(method, seed, slope):
+    margin, outcome, customer, _ = drawn(400, seed=seed, slope=slope)
+    outcome[:2] = 0, 1
+    calibrator = calibrate(margin, outcome, customer, CalibrateSettings(method=method)).calibrator
+    at = np.linspace(-12, 8, 400)
+    pd = calibrator.pd(at)
+    low, high = calibrator.interval(at)
+    assert (np.diff(calibrator.log_odds(at)) > 0).all()
+    assert (low <= pd).all()
+    assert (pd <= high).all()
+    assert (np.diff(low) >= 0).all()
+    assert (np.diff(high) >= 0).all()
+
+
+def test_few_defaults_allow_platt_only_and_draw_its_slope_to_one():
+    margin, outcome, customer, _ = drawn(300)
+    choice = calibrate(margin, outcome, customer, CalibrateSettings())
+    assert outcome.sum() < 100
+    assert choice.calibrator.method == "platt"
+    assert set(choice.tried) == {"platt", "uncalibrated"}
+    noise = np.random.default_rng(1).permutation(margin)
+    slope = calibrate(noise, outcome, customer, CalibrateSettings()).calibrator.figures["platt"][0]
+    assert slope > 0
+
+
+def test_a_bent_truth_is_not_left_to_a_line():
+    margin, outcome, customer, _ = drawn(40_000, slope=0.3, bend=0.6, mean=0.0, shift=0.0)
+    assert calibrate(margin, outcome, customer, CalibrateSettings()).calibrator.method != "platt"
+
+
+def test_the_simplest_of_equals_wins():
+    margin, outcome, customer, _ = drawn(20_000, slope=1.0, shift=0.0)
+    assert calibrate(margin, outcome, customer, CalibrateSettings()).calibrator.method == "platt"
+
+
+def test_the_interval_covers_the_average_pd_and_narrows_with_rows():
+    covered, widths = [], []
+    for rows in (500, 8000):
+        for seed in range(12):
+            margin, outcome, customer, _ = drawn(rows, seed=seed)
+            at = np.linspace(-4, 0, 30)
+            low, high = calibrate(margin, outcome, customer, CalibrateSettings()).calibrator.interval(at)
+            true = 1 / (1 + np.exp(-(0.6 * at - 1.0)))
+            covered.append(((low <= true) & (true <= high)).mean())
+            widths.append((high - low).mean())
+    assert np.mean(covered) > 0.85
+    assert np.mean(widths[12:]) < np.mean(widths[:12]) / 2
+
+
+def test_repeated_rows_of_a_customer_do_not_narrow_the_interval():
+    margin, outcome, customer, _ = drawn(1000)
+    once = calibrate(margin, outcome, customer, CalibrateSettings(method="platt")).calibrator
+    many = calibrate(*(np.repeat(some, 4) for some in (margin, outcome, customer)), CalibrateSettings(method="platt"))
+    width = [np.subtract(*each.interval(np.array([-2.0]))[::-1])[0] for each in (once, many.calibrator)]
+    assert width[1] > 0.75 * width[0]
+
+
+def test_the_learners_variance_widens_the_interval():
+    margin, outcome, customer, _ = drawn(5000)
+    random = np.random.default_rng(2)
+    curve = variance_curve(margin + random.normal(0, 1.5, 5000), margin + random.normal(0, 1.5, 5000))
+    assert curve(np.array([-2.0]))[0] == pytest.approx(1.5**2 / 3, rel=0.25)
+    narrow = calibrate(margin, outcome, customer, CalibrateSettings()).calibrator.interval(np.array([-2.0]))
+    wide = calibrate(margin, outcome, customer, CalibrateSettings(), curve).calibrator.interval(np.array([-2.0]))
+    assert wide[1] - wide[0] > narrow[1] - narrow[0]
+
+
+def test_cross_fitted_pds_do_not_know_their_customer():
+    margin, outcome, customer, _ = drawn(500)
+    before = cross_fitted(margin, outcome, customer, "platt", 1)
+    fold = grouped_folds_of(customer, outcome, 5, 1)
+    for number in range(5):
+        rest = fold != number
+        alone = calibrate(margin[rest], outcome[rest], customer[rest], CalibrateSettings(method="platt")).calibrator
+        assert before[~rest] == pytest.approx(alone.pd(margin[~rest]), abs=1e-12)
+
+
+def test_json_reads_back_and_a_falling_curve_is_refused():
+    margin, outcome, customer, _ = drawn(3000)
+    for method in METHODS:
+        before = calibrate(margin, outcome, customer, CalibrateSettings(method=method)).calibrator
+        after = Calibrator.from_json(before.to_json())
+        assert (after.pd(margin) == before.pd(margin)).all()
+        assert (after.interval(margin)[0] == before.interval(margin)[0]).all()
+    falling = Calibrator("platt", {"platt": [-1.0, 0.0]}, (0.0,), (0.0,), (0.0,), 0.9).to_json()
+    for text in (falling, "{}", before.to_json()[:30]):
+        with pytest.raises(IntegrityRefused):
+            Calibrator.from_json(text)

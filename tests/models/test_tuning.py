@@ -1,0 +1,122 @@
+"""The search: good points first, a killed search ends where an unbroken one does, nothing learned from asked rows."""
+
+import json
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+from models import tuning
+from models.inputs import Input, numbered, panel
+from models.space import good_points, lightgbm_space, most_leaves
+from models.splits import fold_indices, grouped_folds
+from models.tuning import FoldData, TuneSettings, memory_study, search, trial_records
+
+
+@pytest.fixture(scope="module")
+def folds():
+    random = np.random.default_rng(2)
+    frame = pd.DataFrame(random.normal(size=(900, 5)), columns=list("abcde"))
+    outcome = (random.random(900) < 1 / (1 + np.exp(1.5 - frame["a"] + frame["b"]))).astype(int)
+    frame = frame.assign(outcome=outcome, as_of=pd.Timestamp("2020-01-01"), kind=random.choice(["p", "q"], 900))
+    frame["customer_id"] = [f"c{n:04d}" for n in range(900)]
+    inputs = numbered(Input(name, "", "numeric", 0, "", "") for name in "abcde")
+    inputs = numbered((*inputs, Input("kind", "", "categorical", 0, "", "")))
+    rows = panel(frame, [each.name for each in inputs], 12)
+    return FoldData(rows, inputs, fold_indices(rows, grouped_folds(rows, 3, 1), "grouped"), TuneSettings())
+
+
+SETTINGS = TuneSettings(trials=11, patience=50, max_rounds=40, learning_rate=0.2)
+
+
+def told(study):
+    return json.dumps(trial_records(study))
+
+
+def test_a_search_killed_at_any_trial_ends_where_an_unbroken_one_does(folds):
+    unbroken = memory_study()
+    winner = search(folds, unbroken, SETTINGS)
+    broken = memory_study()
+    for stop in (1, 4, 9):
+
+        def kill(number, _planned, _best, stop=stop):
+            if number == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            search(folds, broken, SETTINGS, kill)
+    assert search(folds, broken, SETTINGS) == winner
+    assert told(broken) == told(unbroken)
+    assert len(trial_records(broken)) == 11
+
+
+def test_a_finished_search_is_not_searched_again(folds):
+    study = memory_study()
+    first = search(folds, study, SETTINGS)
+    seen = []
+    assert search(folds, study, SETTINGS, lambda *told: seen.append(told)) == first
+    assert seen == []
+
+
+def test_good_points_come_first_and_the_winner_is_no_worse(folds):
+    study = memory_study()
+    winner = search(folds, study, SETTINGS)
+    records = trial_records(study)
+    points = good_points(900, folds.panel.bads)
+    for record, point in zip(records, points, strict=False):
+        assert json.loads(record["parameters"]) == point
+    assert winner.log_loss <= records[0]["log_loss"]
+    assert winner.log_loss == min(record["log_loss"] for record in records if record["state"] == "complete")
+
+
+def test_it_stops_when_nothing_improves(folds, monkeypatch):
+    monkeypatch.setattr(tuning.estimator, "learning_curve", lambda *_: (np.array([0.5, 0.4]), np.array([0.6, 0.6])))
+    study = memory_study()
+    search(folds, study, TuneSettings(trials=60, patience=4))
+    assert len(trial_records(study)) == len(good_points(900, folds.panel.bads)) + 4
+
+
+def test_bad_trials_are_pruned_on_the_first_folds(folds, monkeypatch):
+    calls = []
+
+    def curve(_train, _valid, given, *_):
+        calls.append(given["num_leaves"])
+        bad = 0.0 if len(calls) <= 3 else 0.5
+        return np.array([0.4 + bad]), np.array([0.6])
+
+    monkeypatch.setattr(tuning.estimator, "learning_curve", curve)
+    study = memory_study()
+    search(folds, study, TuneSettings(trials=3))
+    assert [record["state"] for record in trial_records(study)] == ["complete", "pruned", "pruned"]
+    assert [record["folds"] for record in trial_records(study)] == [3, 2, 2]
+
+
+def test_categories_are_coded_from_the_folds_train_rows_alone(folds):
+    """Outcomes of the asked rows are turned round: the fold's train matrix must not move."""
+    train, asked = folds.indices[0]
+    before = folds.sets(0, 255)[0].num_data()
+    assert before == len(train)
+    from models import encoders
+
+    first = encoders.fit_matrix(folds.panel.take(train), folds.inputs, 20.0, 1)[1]
+    turned = folds.panel.outcome.copy()
+    turned[asked] = 1 - turned[asked]
+    other = type(folds.panel)(folds.panel.customer, folds.panel.as_of, folds.panel.closes, turned, folds.panel.features)
+    assert (encoders.fit_matrix(other.take(train), folds.inputs, 20.0, 1)[1] == first).all()
+
+
+@pytest.mark.parametrize(("rows", "bads"), [(60, 10), (310, 35), (6000, 300), (150_000, 10_000)])
+def test_the_space_holds_its_good_points_and_fits_the_size(rows, bads):
+    for point in good_points(rows, bads):
+        drawn = lightgbm_space(optuna.trial.FixedTrial(dict(point)), rows=rows, bads=bads)
+        assert drawn == dict(point)
+    assert most_leaves(310, 35) <= 15
+    assert most_leaves(150_000, 10_000) == 512
+
+
+def test_a_fold_without_defaults_is_left_out(folds):
+    rows = folds.panel
+    good = np.flatnonzero(rows.outcome == 0)
+    lonely = FoldData(rows, folds.inputs, [(good[:200], good[200:]), folds.indices[0]], TuneSettings())
+    assert lonely.usable() == [1]
