@@ -86,7 +86,7 @@ def name(*parts: str) -> str:
 
 def parse(connection: Any, sql: str) -> dict[str, Any]:
     """Return the syntax tree of one SQL expression; raise SqlFault where the text is none."""
-    text = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT {sql}\n"]).fetchone()[0]
+    text = connection.execute(f"SELECT json_serialize_sql({quote(f'SELECT {sql}{chr(10)}')})").fetchone()[0]
     tree = json.loads(text)
     if tree["error"]:
         raise SqlFault(" ".join(str(tree.get("error_message", "it cannot be read")).split()))
@@ -107,7 +107,7 @@ def to_sql(connection: Any, root: dict[str, Any]) -> str:
     """Return the SQL text of a syntax tree."""
     frame = json.loads(connection.execute("SELECT json_serialize_sql('SELECT 1')").fetchone()[0])
     frame["statements"][0]["node"]["select_list"] = [root]
-    text = connection.execute("SELECT json_deserialize_sql(?)", [json.dumps(frame)]).fetchone()[0]
+    text = connection.execute(f"SELECT json_deserialize_sql({quote(json.dumps(frame))})").fetchone()[0]
     return text.removeprefix("SELECT ").strip().removesuffix(";")
 
 

@@ -3,7 +3,8 @@
     SELECT <canonical columns>, <attributes>, known_on, _file, _row, _left_out, _broken FROM raw AS "row" ...
 
 A column's name alone is cast to the contract's type as the file's format says (dates, decimal mark); any other
-expression runs inside TRY, so that a value it cannot handle breaks a rule and not the run. Nothing is rounded silently:
+expression runs inside TRY, so that a value it cannot handle breaks a rule and not the run (the engine must not hoist
+common parts out of TRY: `disabled_optimizers = 'common_subexpressions'`). Nothing is rounded silently:
 a scale beyond the contract's is a broken rule. The fast form only says whether a row is broken; `detail=True` names
 the rules, for the few rows that are. Pure: text and syntax trees in, SQL text out.
 """
@@ -60,21 +61,24 @@ def output_columns(contract: Contract, blocks: list[Block]) -> dict[str, str]:
 
 
 def _cast(column: str, target: str, sql: str, kind: str, texts: Texts) -> _Value:
-    """Cast a value of SQL type `kind` to the contract's type. Null in, null out; nothing is rounded silently."""
-    text = kind == "VARCHAR"
+    """Cast a value of SQL type `kind` to the contract's type. Null in, null out; nothing is rounded silently.
+
+    The faults speak about `sql` and about the cast value under its column's name.
+    """
+    text, value = kind == "VARCHAR", name(column)
     digits = texts.digits(sql) if text else sql
     if target == TEXT:
         return _Value(sql if text else f"CAST({sql} AS VARCHAR)")
     if target == DATE:
-        value = texts.maybe_date(sql) if text else f"TRY_CAST({sql} AS DATE)"
-    elif target == RATIO:
-        value = f"CASE WHEN isfinite(TRY_CAST({digits} AS DOUBLE)) THEN TRY_CAST({digits} AS DOUBLE) END"
+        cast = texts.maybe_date(sql) if text else f"TRY_CAST({sql} AS DATE)"
     else:
-        value = f"TRY_CAST({digits} AS {target})"
-    faults = [(f"type:{column}", f"{sql} IS NOT NULL AND ({value}) IS NULL")]
-    if target in (MONEY, WHOLE):
+        cast = f"TRY_CAST({digits} AS {target})"
+    faults = [(f"type:{column}", f"{sql} IS NOT NULL AND {value} IS NULL")]
+    if target == RATIO:
+        faults = [(f"type:{column}", f"({faults[0][1]}) OR NOT isfinite({value})")]
+    elif target in (MONEY, WHOLE):
         faults += [(f"scale:{column}", rounded) for rounded in [_rounded(digits, value, kind, target)] if rounded]
-    return _Value(value, tuple(faults))
+    return _Value(cast, tuple(faults))
 
 
 def _rounded(sql: str, value: str, kind: str, target: str) -> str | None:
@@ -102,6 +106,11 @@ class Stage:
         left = [join.alias for join in block.joins if join.kind == "left"]
         self.visible = {alias: relation for alias, relation in relations.items() if alias == "row" or alias in left}
         self.problems: list[Problem] = []
+        self.inputs: dict[str, str] = {}  # the innermost columns: what the file says, and each expression inside TRY
+
+    def _input(self, sql: str) -> str:
+        """Return the name of an innermost column that holds `sql`."""
+        return self.inputs.setdefault(sql, f"_in{len(self.inputs)}")
 
     def _reader(self, relations: dict[str, Relation]) -> Reader:
         types = {alias: relation.types for alias, relation in relations.items()}
@@ -158,13 +167,14 @@ class Stage:
         if is_plain(tree):
             alias, raw = reader.owner(tuple(tree["column_names"])) or ("row", sql)
             relation = self.visible[alias]
-            return _cast(column, target, name(alias, raw), relation.types[raw], relation.texts)
+            return _cast(column, target, self._input(name(alias, raw)), relation.types[raw], relation.texts)
         readable = reader.read(tree, WANT[target])
         kind = self._probe(where, readable)
         if kind is None:
             return _Value("NULL")
-        value = _cast(column, target, f"TRY({readable})", kind, self.visible["row"].texts)
-        return _Value(value.sql, ((f"sql:{column}", f"TRY(({readable}) IS NULL) IS NULL"), *value.faults))
+        held = self._input(f"TRY([{readable}])")  # a list of one: null only where the expression failed
+        value = _cast(column, target, f"{held}[1]", kind, self.visible["row"].texts)
+        return _Value(value.sql, ((f"sql:{column}", f"{held} IS NULL"), *value.faults))
 
     def _condition(self) -> tuple[str, list[tuple[str, str]]]:
         """Return SQL that says whether the row is left out (where, semi joins), and the faults of that SQL."""
@@ -176,13 +186,14 @@ class Stage:
             if kind not in (None, "BOOLEAN"):
                 self.problems.append(Problem(f"{self.place}.where", "a condition", f"SQL of type {kind}", "Compare."))
             elif kind:
-                kept.append(f"coalesce(TRY({readable}), false)")
-                faults.append(("sql:where", f"TRY(({readable}) IS NULL) IS NULL"))
+                held = self._input(f"TRY([{readable}])")
+                kept.append(f"coalesce({held}[1], {held} IS NULL)")
+                faults.append(("sql:where", f"{held} IS NULL"))
         for number, join in enumerate(self.block.joins):
             both = {**self.visible, join.alias: self.relations[join.alias]}
             if self._tree(f"joins[{number}].on", join.on, both) and join.kind == "semi":
                 relation = self.relations[join.alias].name
-                kept.append(f"EXISTS (SELECT 1 FROM {relation} AS {name(join.alias)} WHERE ({join.on}))")
+                kept.append(self._input(f"EXISTS (SELECT 1 FROM {relation} AS {name(join.alias)} WHERE ({join.on}))"))
         return (f"NOT ({' AND '.join(kept)})" if kept else "false"), faults
 
     def _known_on(self) -> str | None:
@@ -250,7 +261,7 @@ class Stage:
         """Return (rule, condition that breaks it) over the canonical columns."""
         rules = [("required:known_on", "known_on IS NULL")]
         for column, spec in self.contract.columns.items():
-            if spec.required and column != self.contract.generated_key:
+            if spec.required and (column in self.block.columns or column != self.contract.generated_key):
                 rules.append((f"required:{column}", f"{name(column)} IS NULL"))
             kept = spec.rule(column)
             if kept and column in self.block.columns:
@@ -260,13 +271,16 @@ class Stage:
     def _select(
         self, values: dict[str, _Value], left_out: str, faults: list[tuple[str, str]], known_on: str, *, detail: bool
     ) -> str:
-        """Write the query: values and their types inside, the day of knowledge around them, the contract outside."""
-        typed = faults + [fault for value in values.values() for fault in value.faults]
-        inner = [f"{value.sql} AS {name(column)}" for column, value in values.items()]
-        inner += ['"row".__file AS _file', '"row".rowid AS _row', '"row".__delivered_on AS _delivered_on',
-                  f"{left_out} AS _left_out", f"{_broken(typed, detail=detail)} AS _typed"]  # fmt: skip
+        """Write the query, layer by layer so that nothing is computed twice: what is read, its casts, faults, the contract."""
+        typed = _broken(faults + [fault for value in values.values() for fault in value.faults], detail=detail)
+        read = [f"{sql} AS {alias}" for sql, alias in self.inputs.items()]
+        read += ['"row".__file AS _file', '"row".rowid AS _row', '"row".__delivered_on AS _delivered_on']
+        cast = [f"{value.sql} AS {name(column)}" for column, value in values.items()]
+        inner = f"SELECT *, {', '.join(cast)} FROM (SELECT {', '.join(read)} FROM {self._source()})"
+        middle = (
+            f"SELECT *, CAST({known_on} AS DATE) AS known_on, {left_out} AS _left_out, {typed} AS _typed FROM ({inner})"
+        )
         given = [name(column) for column in self.columns if column != "known_on"]
-        middle = f"SELECT *, CAST({known_on} AS DATE) AS known_on FROM (SELECT {', '.join(inner)} FROM {self._source()})"
         broken = _broken(self._rules(), detail=detail)
         both = f"list_concat(_typed, {broken})" if detail else f"(_typed OR {broken})"
         key = self.contract.generated_key

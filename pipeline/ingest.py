@@ -129,7 +129,7 @@ def _check_stated(build: Any) -> None:
             continue
         have = {column.lower(): column for column in raw.relation.types}
         known = [column for column in columns if column.lower() in have]
-        quoted = [f'sum(TRY_CAST({raw.relation.texts.digits(chr(34) + have[column.lower()] + chr(34))} AS DECIMAL(38,10)))'
+        quoted = [f'sum(TRY_CAST({raw.relation.texts.digits(chr(34) + have[column.lower()] + chr(34))} AS DECIMAL(18,4)))'
                   for column in known]  # fmt: skip
         rows = build.connection.execute(
             f"SELECT __file, count(*){''.join(', ' + total for total in quoted)} FROM {raw.relation.name} GROUP BY ALL"
