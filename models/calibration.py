@@ -4,8 +4,8 @@ The curve is the simplest of Platt (a line), beta (two positive slopes) and isot
 log loss, in folds by customer, is within one standard error of the best; with few defaults only Platt is tried, its
 slope drawn towards 1. Interval: at each margin the wider of (a) the curve's standard error, clustered by customer,
 with the learner's own variance (models trained on disjoint thirds of the customers), and (b) the Jeffreys interval of
-the defaults among the neighbours in score, where a customer's rows count as one. It says how little is known of the average PD at that score; it does not
-cover what no feature shows.
+the defaults among the neighbours in score, where a customer's rows count as one. It says how little is known of the
+average PD at that score; it does not cover what no feature shows.
 Sources: Platt 1999; Kull, Silva Filho, Flach 2017 (beta); Brown, Cai, DasGupta 2001 (Jeffreys).
 """
 
