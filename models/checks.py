@@ -279,10 +279,11 @@ def calibration_realised(figures: Figures, limits: Limits) -> Answer:
 def out_of_range(figures: Figures, limits: Limits) -> Answer:
     """Found where many customers have feature values beyond those of training."""
     share = need(figures, "scores", "out_of_range_share", text="Not recorded by score.", zh="评分未记录。")
+    far = figures["scores"].get("far_features", 1)
     return Answer(
         limits.out_of_range_share.above(share),
-        f"{share:.1%} of scored customers have a feature outside the range of training.",
-        f"{share:.1%} 的客户有特征超出训练范围。",
+        f"{share:.1%} of scored customers have {far} features or more outside the range of training.",
+        f"{share:.1%} 的客户有至少 {far} 个特征超出训练范围。",
         {"share": share},
     )
 
@@ -316,3 +317,18 @@ def truth_gap(figures: Figures, limits: Limits) -> Answer:
         f"AUC 为 {model['value']:.3f}，真实概率在同样的行上为 {true['value']:.3f}。{zh}",
         {"gap": gap},
     )
+
+
+@check("M016", "Months of which only defaults are known", "有月份只知道违约客户", "warn")
+def only_bad_known(figures: Figures, _: Limits) -> Answer:
+    """Found where judged rows stand in months whose good outcomes are not known yet: rates and PDs come out high."""
+    months = need(figures, "labels", "by_month", text="No outcomes were counted.", zh="没有结果统计。")
+    judged = need(figures, "model", "by_month", text="No rows were judged.", zh="没有被评估的行。")
+    early = {m["month"] for m in months if m["bad"] and m["unknown"] and not m["good"]}
+    rows = sum(m["rows"] for m in judged if m["group"] in early)
+    total = sum(m["rows"] for m in judged)
+    text = (
+        f"{rows:,} of {total:,} judged rows stand in months whose windows are open, where only defaults are known yet."
+    )
+    zh = f"{total:,} 行被评估样本中有 {rows:,} 行处于窗口未关闭、只知道违约的月份。"
+    return Answer("warn" if rows else None, text, zh, {"rows": rows, "share": rows / total})

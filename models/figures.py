@@ -37,18 +37,24 @@ def floats(values: pd.Series) -> np.ndarray:
     return values.to_numpy(dtype=float, na_value=np.nan)
 
 
-def score_figures(scores: pd.DataFrame, test: pd.DataFrame, bins: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return counts of scored customers, and the drift of their PD over the thirteen dates and against test rows."""
+def score_figures(
+    scores: pd.DataFrame, test: pd.DataFrame, bins: int, far: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return counts of scored customers, and the drift of their PD over the thirteen dates and against test rows.
+
+    `far`: how many features outside the range of training make a customer strange to the model.
+    """
     if scores.empty:
         return {"customers": 0}, {}
     pd_ = floats(scores["pd"])
     now = scores["months_back"] == 0
     invalid = ~(np.isfinite(pd_) & (pd_ > 0) & (pd_ < 1))
-    beyond = scores.loc[now, "out_of_range"] > 0 if "out_of_range" in scores else None
+    beyond = scores.loc[now, "out_of_range"] >= far if "out_of_range" in scores else None
     counts: dict[str, Any] = {
         "customers": int(now.sum()),
         "invalid_pd": int(invalid[now.to_numpy()].sum()),
         "in_training": int(now.sum()) - len(outside_training(scores[now])),
+        "far_features": far,
         "out_of_range_share": float(beyond.mean()) if beyond is not None and len(beyond) else None,
     }
     unseen = outside_training(scores)  # a PD that the row itself trained is sharper than one of a stranger
@@ -95,7 +101,7 @@ def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
     concentration = {
         name.removeprefix("by_"): portfolio.herfindahl([g["exposure"] for g in rows])
         for name, rows in groups.items()
-        if rows
+        if len(rows) > 1
     }
     concentration["customer"] = portfolio.herfindahl(table["exposure"].tolist()) if "exposure" in table else None
     return {

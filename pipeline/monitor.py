@@ -30,6 +30,7 @@ class Params(Section):
     bins: int = 10  # quantile bins of PSI, fixed from the reference
     reference_rows: int = 20_000  # training rows that a feature is compared with, chosen by hash
     top_features: int = 20
+    far_features: int = 3  # features outside the range of training that make a customer strange to the model
     limits: Limits = Limits()
 
 
@@ -211,7 +212,7 @@ def run(params: Params) -> dict[str, Any]:
     )
     told = run_figures(predictions)
     as_of, horizon = told["as_of"], int(told["horizon_months"] or 12)
-    counts, drifted = figures.score_figures(scores, test, params.bins)
+    counts, drifted = figures.score_figures(scores, test, params.bins, params.far_features)
     ripe = figures.matured(scores, observations, as_of, horizon)
     grades = (
         scores[["customer_id", "months_back", "grade"]] if "grade" in scores else pd.DataFrame(columns=["months_back"])

@@ -22,6 +22,7 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 DATA, OUT = Path("data"), Path("data/report")
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "–"
+FEW = 5  # a month with fewer defaults, or fewer good, has no AUC worth drawing
 
 
 class Params(Section):
@@ -75,7 +76,7 @@ def number(value: Any) -> str:
         return str(value)
     if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) >= 1000):
         return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -152,15 +153,16 @@ def pictures(figures: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
     months = told.get("by_month") or []
     if len(months) > 1:
         names = [m["group"] for m in months]
-        areas = [m["auc"] for m in months]
-        drawn["auc_month"] = charts.lines(
-            words["auc_month"],
-            names,
-            [[a and a["value"] for a in areas]],
-            y_format=lambda v: f"{v:.2f}",
-            band=[(a["low"], a["high"]) if a and a["low"] is not None else None for a in areas],
-            rule=0.5,
-        )
+        areas = [m["auc"] if min(m["bad"], m["rows"] - m["bad"]) >= FEW else None for m in months]
+        if any(areas):
+            drawn["auc_month"] = charts.lines(
+                words["auc_month"],
+                names,
+                [[a and a["value"] for a in areas]],
+                y_format=lambda v: f"{v:.2f}",
+                band=[(a["low"], a["high"]) if a and a["low"] is not None else None for a in areas],
+                rule=0.5,
+            )
         drawn["rate_month"] = charts.lines(
             words["rate_month"], names, [[m["rate"] for m in months], [m["pd"] for m in months]], floor=0.0
         )

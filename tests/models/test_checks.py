@@ -20,7 +20,8 @@ GOOD = {
     "score_drift": {"now": {"psi": 0.05, "noise": 0.01, "against": "12 months ago"}},
     "features": {"compared": 1, "top": [FEATURE], "missing": [FEATURE], "identifier_like": []},
     "data": {"tables": [{"table": "t", "read": 1000, "left_out": 0, "quarantined": 1}]},
-    "model": {"total": RATES, "auc": AREA},
+    "model": {"total": RATES, "auc": AREA, "by_month": [{"group": "2025-01", "rows": 10}]},
+    "labels": {"by_month": [{"month": "2025-01", "good": 9, "bad": 1, "unknown": 2}]},
     "realised": {"total": RATES},
     "flow": {"known": 105, "excluded": 5, "population": 100, "scored": 100, "decided": 100},
     "portfolio": {"by_grade": [{"group": "A", "customers": 60}, {"group": "B", "customers": 40}]},
@@ -47,6 +48,7 @@ BROKEN = [  # code, path to one figure, its bad value, the severity that it must
     ("M012", ("realised", "total"), {**RATES, "rate": 0.1, "bad": 100, "p": 1e-9}, "warn"),
     ("M013", ("scores", "out_of_range_share"), 0.5, "warn"),
     ("M014", ("portfolio", "by_grade", 0, "customers"), 400, "warn"),
+    ("M016", ("labels", "by_month", 0, "good"), 0, "warn"),
     ("M015", ("truth", "test", "auc_truth", "value"), 0.95, "warn"),
 ]
 

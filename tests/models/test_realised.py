@@ -100,12 +100,12 @@ def test_drift_of_scores_is_measured_on_rows_that_did_not_train():
         "months_back": [12] * 1000 + [0] * 500, "as_of": pd.Timestamp("2025-01-01"), "pd": np.concatenate([strange, usual]),
         "in_training": [True] * 500 + [False] * 1000,
     })  # fmt: skip
-    counts, moved = score_figures(scores, pd.DataFrame(), 10)
+    counts, moved = score_figures(scores, pd.DataFrame(), 10, 3)
     assert (counts["customers"], counts["in_training"], counts["by_month"][0]["customers"]) == (500, 0, 1000)
     assert moved["now"]["psi"] < moved["now"]["noise"]
     assert moved["by_month"][0]["psi"] == 0
-    assert score_figures(scores.assign(in_training=True), pd.DataFrame(), 10)[1] == {"by_month": []}
-    assert score_figures(scores.head(0), pd.DataFrame(), 10) == ({"customers": 0}, {})
+    assert score_figures(scores.assign(in_training=True), pd.DataFrame(), 10, 3)[1] == {"by_month": []}
+    assert score_figures(scores.head(0), pd.DataFrame(), 10, 3) == ({"customers": 0}, {})
 
 
 def test_labels_by_month_and_rows_by_table():
