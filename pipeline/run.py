@@ -67,7 +67,7 @@ def preflight() -> None:
     collect(resolved_as_of)
     for stage in STAGES:
         collect(importlib.import_module(f"pipeline.{stage}").Params.load)
-    collect(lambda: importlib.import_module("pipeline.ingest").preflight(source_name()))
+    collect(_preflight_source)
     if first is not None:
         raise type(first)(problems)
     for folder in (Path("data"), Path("data/publish")):
@@ -77,6 +77,17 @@ def preflight() -> None:
     if free < LEAST_FREE_BYTES:
         found = f"{free // 2**20} MiB free"
         raise ResourceRefused(Problem("disk", f"at least {LEAST_FREE_BYTES // 2**20} MiB free", found, "Free space."))
+
+
+def _preflight_source() -> None:
+    """Check mapping and raw files; the mapping alone where `simulate` has yet to write the files."""
+    from pipeline import ingest
+
+    source = source_name()
+    if source == "simulated" and not any(Path("data/raw/simulated").glob("*")):
+        ingest.load_mapping(source)
+    else:
+        ingest.preflight(source)
 
 
 def heal() -> None:
