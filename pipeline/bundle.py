@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from features.errors import IntegrityRefused, Problem
+from features.errors import ConfigurationRefused, IntegrityRefused, Problem
 from pipeline import versions
 from pipeline.stage import read_json, write_json
 
@@ -73,7 +73,7 @@ def make_champion(source: str, version: str, *, author: str, reason: str) -> Non
     folder = BUNDLES / source / version
     if not folder.exists():
         known = ", ".join(sorted(path.name for path in (BUNDLES / source).glob("*"))) or "none"
-        raise IntegrityRefused(
+        raise ConfigurationRefused(
             Problem(f"champion of {source}", f"one of the stored versions ({known})", version, "Name one of them.")
         )
     files = read(folder)

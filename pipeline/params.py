@@ -30,7 +30,9 @@ def read_params() -> dict[str, Any]:
         raw = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigurationRefused(
-            Problem(str(PARAMS_FILE), "a file in the project's folder", "no such file", "Run from the project's folder.")
+            Problem(
+                str(PARAMS_FILE), "a file in the project's folder", "no such file", "Run from the project's folder."
+            )
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         found = " ".join(str(error).split())[:200]
@@ -41,7 +43,10 @@ def read_params() -> dict[str, Any]:
         )
     problems = [
         Problem(
-            f"params.yaml: {key}", f"one of {', '.join((*TOP_LEVEL, *STAGES))}", "an unknown key", "Remove or rename it."
+            f"params.yaml: {key}",
+            f"one of {', '.join((*TOP_LEVEL, *STAGES))}",
+            "an unknown key",
+            "Remove or rename it.",
         )
         for key in raw
         if key not in (*TOP_LEVEL, *STAGES)
@@ -98,7 +103,7 @@ def resolved_as_of() -> str:
     value = overrides(source_name()).get("as_of", read_params().get("as_of", "latest"))
     if value != "latest" and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", str(value)):
         raise ConfigurationRefused(
-            Problem("params.yaml: as_of", "`latest` or a quoted date such as \"2026-01-01\"", repr(value), "Correct it.")
+            Problem("params.yaml: as_of", '`latest` or a quoted date such as "2026-01-01"', repr(value), "Correct it.")
         )
     return str(value)
 

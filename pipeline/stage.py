@@ -68,7 +68,9 @@ def resources(where: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
             raise ResourceRefused(
-                Problem(where, "a writable disk with free space", os.strerror(error.errno), "Free space, then run again.")
+                Problem(
+                    where, "a writable disk with free space", os.strerror(error.errno), "Free space, then run again."
+                )
             ) from error
         raise
 
