@@ -30,7 +30,7 @@ class Thresholds(BaseModel):
     pd_high: Annotated[float, Field(gt=0, lt=1)]
     pd_jump_factor: Annotated[float, Field(gt=1)]  # within `look_back`
     pd_jump_least: Annotated[float, Field(ge=0, lt=1)]  # a jump to a lower PD is none
-    limit_use: Annotated[float, Field(gt=0)]  # exposure over limit
+    limit_use: Annotated[float, Field(gt=0)]  # share of the limit used
     arrears_days: Annotated[int, Field(ge=1)]  # days past due
     inflow_drop: Annotated[float, Field(gt=0, lt=1)]  # share of the inflow lost within `look_back`
     silent_days: Annotated[int, Field(ge=1)]  # days without an event
@@ -46,8 +46,7 @@ class History:
     scored: Booleans  # the customer was scored on the date
     pd: Floats
     notch: Floats  # place of the grade, 0 the best
-    exposure: Floats
-    limit: Floats
+    limit_used: Floats  # share
     days_past_due: Floats
     inflow: Floats  # a month
     silent_days: Floats  # from the last event to the date
@@ -115,8 +114,7 @@ def _inflow_drop(h: History, t: Thresholds) -> Signal:
 
 
 def _limit_use(h: History, t: Thresholds) -> Signal:
-    use = np.divide(h.exposure, h.limit, out=_none(h.limit), where=h.limit > 0)
-    return Signal(use, _none(h.pd), use >= t.limit_use)
+    return Signal(h.limit_used, _none(h.pd), h.limit_used >= t.limit_use)
 
 
 def _data_silent(h: History, t: Thresholds) -> Signal:
@@ -210,6 +208,15 @@ def raise_alerts(history: History, thresholds: Thresholds, *, language: str = "e
     table = pd.concat(parts, ignore_index=True).sort_values(["customer_id", "place"], kind="stable", ignore_index=True)
     dated = pd.concat(past, ignore_index=True).sort_values(["customer_id", "as_of", "code"], ignore_index=True)
     return Alerts(table.drop(columns="place"), up, dated, applicable)
+
+
+def use_of_limit(exposure: Floats, limit: Floats) -> Floats:
+    """Return exposure over limit, NaN where either is unknown, and where the exposure is more than the limit.
+
+    More than the limit means that the exposure holds other products too, and how much of the limit is used is unknown.
+    """
+    use = np.divide(exposure, limit, out=_none(limit), where=limit > 0)
+    return np.where(use > 1, np.nan, use)
 
 
 def joined_codes(up: Booleans) -> npt.NDArray[np.object_]:

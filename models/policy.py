@@ -4,7 +4,7 @@ The recommended limit is the least of what five rules allow, so it never rises w
   income_multiple  monthly inflow times a multiple;
   grade_cap        a share of that by grade, the one rule that steps (and then its name carries the grade);
   loss_appetite    PD times loss given default times limit stays within a share of the yearly inflow;
-  growth           at most so many times the present limit;
+  growth           at most so many times the present limit, or the exposure where that is more;
   maximum          an amount by currency.
 A default, a PD beyond `stop_pd` or a result below the minimum makes it 0. Where inflow is unknown, it is inferred from
 the present limit or exposure and named as assumed; where nothing is known, there is no limit (`no_basis`).
@@ -158,6 +158,11 @@ class Facts:
     months_of_history: Floats
     missing_share: Floats
 
+    @property
+    def present(self) -> Floats:
+        """Return what is granted today, at least: the larger of limit and exposure, which may hold other products."""
+        return np.fmax(self.limit, self.exposure)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -189,7 +194,7 @@ def recommend_limits(policy: Policy, facts: Facts, grades: tuple[str, ...], curr
     lgd = by_kind(policy.loss_given_default, facts.company, strict="max")
     multiple = by_kind(policy.income_multiple, facts.company, strict="min")
     assumed_income = np.isnan(facts.inflow)
-    inflow = np.where(assumed_income, np.fmax(facts.limit, facts.exposure) / multiple, np.fmax(facts.inflow, 0.0))
+    inflow = np.where(assumed_income, facts.present / multiple, np.fmax(facts.inflow, 0.0))
     appetite = by_kind(policy.loss_appetite, facts.company, strict="min") * 12 * inflow
     loss_rate = np.maximum(facts.pd, policy.pd_floor) * lgd
     caps = np.stack(
@@ -197,7 +202,7 @@ def recommend_limits(policy: Policy, facts: Facts, grades: tuple[str, ...], curr
             multiple * inflow,
             np.array([policy.grade_caps[name] for name in grades])[facts.notch] * multiple * inflow,
             np.divide(appetite, loss_rate, out=np.full_like(inflow, np.inf), where=loss_rate > 0),
-            np.where(facts.limit > 0, policy.growth_cap * facts.limit, np.inf),
+            np.where(facts.limit > 0, policy.growth_cap * facts.present, np.inf),
             np.full_like(inflow, policy.maximum_limit.get(currency or "", np.inf)),
         ]
     )
@@ -250,7 +255,6 @@ def choose_actions(
 
     alarmed: (n,) an alert of high severity is up.
     """
-    present = np.where(np.isnan(facts.limit), facts.exposure, facts.limit)
     worst = grades.index(policy.raise_worst_grade)
     calm = ~alarmed & ~(facts.days_past_due > 0)
     review = alarmed | np.isnan(limits.limit) | (facts.missing_share > policy.review_missing_share)
@@ -259,9 +263,9 @@ def choose_actions(
         [
             limits.stopped,
             terms == 0,
-            present > policy.reduce_from * limits.limit,
+            facts.present > policy.reduce_from * limits.limit,
             review | (facts.days_past_due >= policy.arrears_days),
-            may_rise & (limits.limit >= policy.raise_from * facts.limit),
+            may_rise & (facts.limit >= 0) & (limits.limit >= policy.raise_from * facts.present),
         ],
         list(range(5)),
         default=5,

@@ -188,7 +188,7 @@ def _rounded(values: Floats) -> Floats:
 
 
 def _number(value: float, unit: str, language: str) -> str:
-    """Return one number in its unit: a share as per cent, thousands separated, no trailing zeros."""
+    """Return one number in its unit: a share as per cent, no trailing zeros; without a unit no thousands marks (years)."""
     base, _, pace = unit.partition(" ")
     ending = PACES[language].get(pace, f" {pace}" if pace else "")
     if base == "share":
@@ -196,7 +196,8 @@ def _number(value: float, unit: str, language: str) -> str:
     magnitude = abs(value)
     decimals = 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2 if magnitude >= 0.1 or value == 0 else 4
     known = UNIT_TEXTS[language]
-    return _plain(value, decimals) + (known[base] + ending if base in known else f" {unit}")
+    text = _plain(value, decimals) if unit else _plain(value, decimals).replace(",", "")
+    return text + (known[base] + ending if base in known else f" {unit}")
 
 
 def _plain(value: float, decimals: int) -> str:

@@ -40,7 +40,7 @@ LEDGER, AS_OF = Path("data/ingest/ledger.json"), Path("data/ingest/as_of.json")
 OUT = Path("data/decide")
 MONTHS_BACK = {"grade_previous": 1, "grade_3m": 3, "grade_6m": 6, "grade_12m": 12}
 FACTS = ("exposure", "credit_limit", "days_past_due", "months_of_history", "monthly_inflow", "bureau_default",
-         "revenue")  # fmt: skip
+         "revenue", "limit_used")  # fmt: skip
 ALERT_TYPES = {"as_of": pa.date32(), "first_seen_on": pa.date32(), "since_before": pa.bool_(), "value": pa.float64(),
                "before": pa.float64(), "threshold": pa.float64()}  # fmt: skip
 
@@ -145,10 +145,12 @@ def history_of(panel: Panel, scores: pa.Table, facts: Mapping[str, np.ndarray], 
     scored = panel.reader(scores)
     notch = scale.notches(scores["grade"].to_pandas().to_numpy(dtype=object)).astype(float)
     probability = scored(numbers(scores, "pd"))
+    inferred = alerts.use_of_limit(_from_zero(facts["exposure"]), facts["credit_limit"])
+    used = np.where(np.isnan(facts["limit_used"]), inferred, facts["limit_used"])
     return alerts.History(
         panel.customers, panel.as_of, ~np.isnan(probability), probability,
-        scored(np.where(notch == NO_GRADE, np.nan, notch)), _from_zero(facts["exposure"]), facts["credit_limit"],
-        facts["days_past_due"], facts["monthly_inflow"], facts["silent_days"], facts["bureau_default"],
+        scored(np.where(notch == NO_GRADE, np.nan, notch)), used, facts["days_past_due"], facts["monthly_inflow"],
+        facts["silent_days"], facts["bureau_default"],
     )  # fmt: skip
 
 
@@ -170,7 +172,7 @@ def run(
     notch = history.notch[:, -1].astype(np.int64)
     facts = policy.Facts(
         pd=history.pd[:, -1], notch=notch, company=stands(_company(position))[:, -1],
-        inflow=policy.inflow_of(last["monthly_inflow"], last["revenue"]), exposure=history.exposure[:, -1],
+        inflow=policy.inflow_of(last["monthly_inflow"], last["revenue"]), exposure=_from_zero(last["exposure"]),
         limit=_from_zero(last["credit_limit"]), days_past_due=last["days_past_due"],
         bureau_default=last["bureau_default"], months_of_history=last["months_of_history"],
         missing_share=numbers(now, "missing_share"),

@@ -7,7 +7,7 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from models.alerts import CODES, DATES, History, Thresholds, joined_codes, raise_alerts
+from models.alerts import CODES, DATES, History, Thresholds, joined_codes, raise_alerts, use_of_limit
 
 NAN = float("nan")
 LIMITS = Thresholds(
@@ -23,7 +23,7 @@ def history(n=1, **figures):
         return np.broadcast_to(np.asarray(values, dtype=float), (n, DATES)).copy()
 
     values = {"pd": 0.01, "notch": 2} | dict.fromkeys(
-        ("exposure", "limit", "days_past_due", "inflow", "silent_days", "bureau_default"), NAN
+        ("limit_used", "days_past_due", "inflow", "silent_days", "bureau_default"), NAN
     )
     matrices = {name: full(value) for name, value in (values | figures).items() if name != "scored"}
     scored = full(figures.get("scored", 1)).astype(bool)
@@ -92,7 +92,7 @@ CASES = {
     "GRADE_DOWN": ({"notch": row(3, 3, 3, 5)}, {"notch": row(3, 3, 3, 4)}),
     "PD_JUMP": ({"pd": row(0.02, 0.02, 0.02, 0.04)}, {"pd": row(0.01, 0.01, 0.01, 0.025)}),
     "INFLOW_DROP": ({"inflow": row(100, 100, 100, 60)}, {"inflow": row(100, 100, 100, 61)}),
-    "LIMIT_USE": ({"exposure": row(90), "limit": row(100)}, {"exposure": row(90), "limit": row(0)}),
+    "LIMIT_USE": ({"limit_used": row(0.9)}, {"limit_used": row(0.89)}),
     "DATA_SILENT": ({"silent_days": row(60)}, {"silent_days": row(59)}),
 }
 
@@ -143,6 +143,13 @@ def test_evidence_in_chinese():
     """The language of the run."""
     found = raise_alerts(history(silent_days=row(61)), LIMITS, language="zh")
     assert found.table.iloc[0]["evidence"] == "61 天无任何记录"
+
+
+def test_use_of_limit_is_unknown_without_a_limit_and_where_other_products_are_owed():
+    """A loan of 5,000 beside a card of 1,000 says nothing about the card."""
+    found = use_of_limit(np.array([90.0, 100.0, 5000.0, 90.0, NAN]), np.array([100.0, 100.0, 1000.0, 0.0, 100.0]))
+    assert found[:2].tolist() == [0.9, 1.0]
+    assert np.isnan(found[2:]).all()
 
 
 def test_no_customers():

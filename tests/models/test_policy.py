@@ -63,6 +63,7 @@ def test_each_rule_binds_where_it_should():
     # 1.5% of 12,000 a year = 180 of expected loss; 180 / (0.055 * 0.6) = 5,454.5
     assert one(0.055) == (5454.0, "loss_appetite; assumed lgd")
     assert one(0.001, limit=2000.0) == (3000.0, "growth; assumed lgd")
+    assert one(0.001, limit=2000.0, exposure=4000.0) == (6000.0, "growth; assumed lgd")
     assert one(0.35) == (0.0, "below_minimum; assumed lgd")  # the last grade's share is 0
     assert one(0.60) == (0.0, "stop_pd; assumed lgd")
     assert one(0.001, days_past_due=90.0) == (0.0, "stop_default; assumed lgd")
@@ -148,6 +149,8 @@ def test_actions_by_hand():
     assert act(recommended=7000.0, alarmed=True) == "reduce"
     assert act(recommended=7300.0) == "keep"  # 8,000 is within a tenth
     assert act(limit=NAN, exposure=9000.0, recommended=8000.0) == "reduce"  # no limit: the exposure counts
+    assert act(limit=2000.0, exposure=12000.0) == "reduce"  # more is owed than the limit: the exposure counts
+    assert act(limit=2000.0, exposure=9000.0) == "keep"  # and a raise is measured by it too
     assert act(alarmed=True) == "review"
     assert act(days_past_due=30.0, recommended=8000.0) == "review"
     assert act(missing_share=0.81) == "review"
