@@ -70,7 +70,7 @@ class Texts:
 
 
 def over(text: str, decimals: int) -> str:
-    """Return SQL of whether a text writes a number with more than `decimals` decimals (zeros at the end do not count)."""
+    """Return SQL of whether a text writes more than `decimals` decimals (zeros at the end do not count)."""
     return f"regexp_matches({text}, '\\.[0-9]{{{decimals}}}[0-9]*[1-9]')"
 
 
@@ -213,7 +213,10 @@ class Reader:
             return self._column(node, want)
         if kind == "CASE":
             checks = [
-                {"when_expr": self._rewrite(check["when_expr"], None), "then_expr": self._rewrite(check["then_expr"], want)}
+                {
+                    "when_expr": self._rewrite(check["when_expr"], None),
+                    "then_expr": self._rewrite(check["then_expr"], want),
+                }
                 for check in node["case_checks"]
             ]
             return {**node, "case_checks": checks, "else_expr": self._rewrite(node["else_expr"], want)}

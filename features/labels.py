@@ -3,7 +3,7 @@
     default    a statement with days_past_due >= the limit on a material amount; for a credit without such statements,
                an instalment whose cumulative due is not covered by what was paid before due_on + that many days
     population customers with an open own credit (or all), not in default, not closed, not on probation
-    outcome    over [as_of, as_of + horizon): 1 if a default fell in it, 0 if the window is closed and none did, null else
+    outcome    over [as_of, as_of + horizon): 1 if a default fell in it, 0 if it is closed and none did, else null
 
 Everything is judged from rows with `known_on < cut`: a fact learned on the cut or later changes nothing. Of a restated
 row the newest version before the cut counts, and for the population on an earlier date the version known then (the rule
@@ -71,8 +71,9 @@ def default_events(connection: Any, tables: set[str], rules: Rules, cut: dt.date
         FROM statements s JOIN own o USING (credit_id) WHERE s.known_on < {day}
     """
     if "statements" not in tables:
-        states = f"""SELECT credit_id, customer_id, opened_on AS stated_on, known_on, 0 AS days_past_due, size AS balance,
-            size AS overdue_amount, false AS closed, known_on AS superseded_on, known_on AS current_until FROM ({empty})"""
+        states = f"""SELECT credit_id, customer_id, opened_on AS stated_on, known_on, 0 AS days_past_due,
+            size AS balance, size AS overdue_amount, false AS closed, known_on AS superseded_on,
+            known_on AS current_until FROM ({empty})"""
     _run(connection, "states", states)
     _run(connection, "stated", "SELECT DISTINCT credit_id FROM states WHERE days_past_due IS NOT NULL")
     _arrears(connection, tables, rules, cut)
@@ -80,14 +81,21 @@ def default_events(connection: Any, tables: set[str], rules: Rules, cut: dt.date
         f"coalesce(coalesce(overdue_amount, balance) > {rules.materiality_absolute}, true) AND "
         f"coalesce(coalesce(overdue_amount, balance) > {rules.materiality_relative} * greatest(balance, 0), true)"
     )
-    _run(connection, "events", f"""
+    _run(
+        connection,
+        "events",
+        f"""
         SELECT customer_id, credit_id, stated_on AS event_on, known_on, superseded_on, current_until FROM states
         WHERE days_past_due >= {rules.days_past_due} AND {material}
         UNION ALL
         SELECT customer_id, credit_id, late_on, known_on, NULL, settled_known_on FROM arrears
         WHERE late_on < {day} AND known_on < {day} AND need > 0 AND (settled_on IS NULL OR settled_on >= late_on)
-    """)
-    _run(connection, "closings", """
+    """,
+    )
+    _run(
+        connection,
+        "closings",
+        """
         SELECT credit_id, min(stated_on) AS closed_on, min(known_on) AS known_on FROM states
         WHERE closed AND superseded_on IS NULL GROUP BY credit_id
         UNION ALL
@@ -100,7 +108,8 @@ def default_events(connection: Any, tables: set[str], rules: Rules, cut: dt.date
         SELECT credit_id, opened_on + to_months(term_months), greatest(known_on, opened_on + to_months(term_months))
         FROM own WHERE term_months IS NOT NULL
             AND credit_id NOT IN (SELECT credit_id FROM arrears) AND credit_id NOT IN (SELECT credit_id FROM states)
-    """)
+    """,
+    )
 
 
 def _arrears(connection: Any, tables: set[str], rules: Rules, cut: dt.date) -> None:
@@ -110,7 +119,9 @@ def _arrears(connection: Any, tables: set[str], rules: Rules, cut: dt.date) -> N
     paid reached it (null: never), settled_known_on = when that was known.
     """
     day = _day(cut)
-    paid = "SELECT credit_id, credit_id AS payment_id, opened_on AS paid_on, known_on, size AS amount FROM own WHERE false"
+    paid = (
+        "SELECT credit_id, credit_id AS payment_id, opened_on AS paid_on, known_on, size AS amount FROM own WHERE false"
+    )
     if "payments" in tables:
         paid = f"""SELECT credit_id, payment_id, paid_on, known_on, amount FROM payments
             WHERE known_on < {day} AND credit_id IN (SELECT credit_id FROM own)
@@ -121,7 +132,10 @@ def _arrears(connection: Any, tables: set[str], rules: Rules, cut: dt.date) -> N
             WHERE known_on < {day} AND credit_id IN (SELECT credit_id FROM own)
                 AND credit_id NOT IN (SELECT credit_id FROM stated)
             QUALIFY row_number() OVER (PARTITION BY credit_id, due_on ORDER BY known_on DESC) = 1"""
-    _run(connection, "arrears", f"""
+    _run(
+        connection,
+        "arrears",
+        f"""
         WITH due AS ({due}), paid AS ({paid}),
         needs AS (
             SELECT d.credit_id, o.customer_id, d.due_on, d.due_on + {rules.days_past_due} AS late_on,
@@ -133,13 +147,15 @@ def _arrears(connection: Any, tables: set[str], rules: Rules, cut: dt.date) -> N
         happened AS (
             SELECT credit_id, paid_on AS on_day, max(total) AS total FROM (
                 SELECT credit_id, paid_on,
-                    sum(amount) OVER (PARTITION BY credit_id ORDER BY paid_on, payment_id ROWS UNBOUNDED PRECEDING) AS total
+                    sum(amount) OVER (
+                        PARTITION BY credit_id ORDER BY paid_on, payment_id ROWS UNBOUNDED PRECEDING) AS total
                 FROM paid) GROUP BY ALL
         ),
         learned AS (
             SELECT credit_id, known_on AS on_day, max(total) AS total FROM (
                 SELECT credit_id, known_on,
-                    sum(amount) OVER (PARTITION BY credit_id ORDER BY known_on, payment_id ROWS UNBOUNDED PRECEDING) AS total
+                    sum(amount) OVER (
+                        PARTITION BY credit_id ORDER BY known_on, payment_id ROWS UNBOUNDED PRECEDING) AS total
                 FROM paid) GROUP BY ALL
         ),
         settled AS (
@@ -152,7 +168,8 @@ def _arrears(connection: Any, tables: set[str], rules: Rules, cut: dt.date) -> N
         )
         SELECT needs.*, settled_on, settled_known_on FROM needs
         LEFT JOIN settled USING (credit_id, due_on) LEFT JOIN settled_known USING (credit_id, due_on)
-    """)
+    """,
+    )
 
 
 def judge(
@@ -169,13 +186,21 @@ def judge(
     if "credits" in tables:
         own_credits(connection, cut)
     else:
-        _run(connection, "own", """SELECT '' AS credit_id, '' AS customer_id, DATE '1900-01-01' AS known_on,
-            DATE '1900-01-01' AS opened_on, CAST(0 AS DECIMAL(18,2)) AS size, 0 AS term_months WHERE false""")
+        _run(
+            connection,
+            "own",
+            """SELECT '' AS credit_id, '' AS customer_id, DATE '1900-01-01' AS known_on,
+            DATE '1900-01-01' AS opened_on, CAST(0 AS DECIMAL(18,2)) AS size, 0 AS term_months WHERE false""",
+        )
     default_events(connection, tables, rules, cut)
-    _run(connection, "spans", """
+    _run(
+        connection,
+        "spans",
+        """
         SELECT own.*, min(closings.closed_on) AS closed_on, min(closings.known_on) AS closed_known_on
         FROM own LEFT JOIN closings USING (credit_id) GROUP BY ALL
-    """)
+    """,
+    )
     held = """
         SELECT d.as_of, s.customer_id, bool_or(s.closed_known_on IS NULL OR s.closed_known_on >= d.as_of) AS open
         FROM dates d JOIN spans s ON s.known_on < d.as_of AND s.opened_on < d.as_of GROUP BY ALL
@@ -187,7 +212,10 @@ def judge(
                 ON c.known_on < d.as_of
             LEFT JOIN ({held}) h ON h.as_of = d.as_of AND h.customer_id = c.customer_id
         """
-    _run(connection, "judged", f"""
+    _run(
+        connection,
+        "judged",
+        f"""
         WITH panel AS ({held}),
         past AS (
             SELECT d.as_of, e.customer_id,
@@ -226,7 +254,8 @@ def judge(
                 WHEN NOT window_closed THEN 'window_open' ELSE 'left_early' END AS unknown_because,
             window_closed
         FROM facts ORDER BY as_of, customer_id
-    """)
+    """,
+    )
 
 
 def stated(connection: Any, rules: Rules, as_of: dt.date, *, undated: bool) -> None:
@@ -236,7 +265,10 @@ def stated(connection: Any, rules: Rules, as_of: dt.date, *, undated: bool) -> N
     an undated source with the row itself. An outcome known on the run's as_of or later is unknown.
     """
     known = "known_on" if undated else f"CAST(as_of + INTERVAL {rules.horizon_months} MONTH AS DATE) - 1"
-    _run(connection, "judged", f"""
+    _run(
+        connection,
+        "judged",
+        f"""
         WITH newest AS (
             SELECT customer_id, as_of, outcome, coalesce(outcome_known_on, {known}) AS learned FROM observations
             WHERE as_of <= {_day(as_of)} AND (known_on < {_day(as_of)} OR known_on <= as_of)
@@ -249,4 +281,5 @@ def stated(connection: Any, rules: Rules, as_of: dt.date, *, undated: bool) -> N
                 AS unknown_because,
             true AS window_closed
         FROM newest ORDER BY as_of, customer_id
-    """)
+    """,
+    )

@@ -9,11 +9,10 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import re
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from typing_extensions import Annotated, Self
 
 from features.errors import ConfigurationRefused, Problem
 from features.tables import CONTRACTS, contract_of
@@ -56,18 +55,18 @@ class Format(_Strict):
     """How a file is written; gzip (.gz) and zstd (.zst) are recognised by the file's name."""
 
     type: Literal["csv", "parquet", "jsonl", "arff", "xlsx"] = "csv"
-    delimiter: str = Field(",", min_length=1, max_length=4)
-    quote: str = Field('"', max_length=1)
-    escape: str | None = Field(None, max_length=1, description="null: the quote itself, doubled")
-    encoding: str = Field("utf-8", description="any Python codec: utf-8, utf-16, gb18030, latin-1, ...")
+    delimiter: str = Field(default=",", min_length=1, max_length=4)
+    quote: str = Field(default='"', max_length=1)
+    escape: str | None = Field(default=None, max_length=1, description="null: the quote itself, doubled")
+    encoding: str = Field(default="utf-8", description="any Python codec: utf-8, utf-16, gb18030, latin-1, ...")
     decimal: Literal[".", ","] = "."
-    thousands: str = Field("", max_length=1, description="digit grouping mark, removed before numbers are read")
+    thousands: str = Field(default="", max_length=1, description="digit grouping mark, removed before numbers are read")
     dates: Strings = Field(default_factory=list, description="strptime formats; none: ISO")
     nulls: list[str] = Field(default_factory=list, description="texts that mean null, beside the empty one")
     header: bool = True
     names: list[str] = Field(default_factory=list, description="column names of a file without a header")
-    skip: int = Field(0, ge=0, description="lines before the header")
-    sheet: str | None = Field(None, description="xlsx: name of the sheet; null: the first")
+    skip: int = Field(default=0, ge=0, description="lines before the header")
+    sheet: str | None = Field(default=None, description="xlsx: name of the sheet; null: the first")
 
 
 class Join(_Strict):
@@ -114,7 +113,7 @@ class Block(_Strict):
     format: Format = Format()
     columns: dict[str, Sql]
     attributes: Attributes = Attributes()
-    known_after: Days = Field(0, description="days from the event to our knowledge of it")
+    known_after: Days = Field(default=0, description="days from the event to our knowledge of it")
     where: Sql | None = None
     static: bool = Field(False, description="states that rows without dates do not change with time")
     joins: list[Join] = Field(default_factory=list)
@@ -153,8 +152,12 @@ class Mapping(_Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")
     description: str = ""
-    as_of: dt.date | None = Field(None, description="an undated source's one date: its rows are known the day before")
-    live_since: dt.date | None = Field(None, description="deliveries from this day on: known no earlier than delivered")
+    as_of: dt.date | None = Field(
+        default=None, description="an undated source's one date: its rows are known the day before"
+    )
+    live_since: dt.date | None = Field(
+        default=None, description="deliveries from this day on: known no earlier than delivered"
+    )
     tables: dict[str, Annotated[list[Block], BeforeValidator(_as_list)]] = Field(min_length=1)
 
     def contract(self, table: str) -> Any:
@@ -183,7 +186,9 @@ def _contract_faults(mapping: Mapping, where: str) -> list[Problem]:
                             f"{place}.columns.{column}",
                             f"one of {', '.join(sorted(known))}",
                             "an unknown column",
-                            f"Write {near[0]}, or name it under `attributes`." if near else "Name it under `attributes`.",
+                            f"Write {near[0]}, or name it under `attributes`."
+                            if near
+                            else "Name it under `attributes`.",
                         )
                     )
             problems += [
@@ -210,10 +215,11 @@ def _repeat_faults(block: Block, place: str) -> list[Problem]:
          block.where or ""]
     )  # fmt: skip
     used = set(re.findall(r"\$\{(\w+)\}", text))
-    given = [set(entry) for entry in block.repeat] or [set()]
-    missing = sorted(used - set.intersection(*given))
+    given: list[set[str]] = [set(entry) for entry in block.repeat] or [set()]
+    missing = sorted(used - given[0].intersection(*given))
     if missing:
-        return [Problem(f"{place}.repeat", "a value for every placeholder in each entry", f"none for {', '.join(missing)}",
+        return [Problem(f"{place}.repeat", "a value for every placeholder in each entry",
+                        f"none for {', '.join(missing)}",
                         "Add it to every entry, or remove the placeholder.")]  # fmt: skip
     return []
 
@@ -249,9 +255,9 @@ def _known_keys(path: list[Any]) -> list[str]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings may not give a key twice (the first would be lost without a word), and in which `on` is text."""
+    """YAML whose mappings may not give a key twice (one would be lost without a word); `on` is text."""
 
-    yaml_implicit_resolvers: ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML declares it so)
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -266,7 +272,9 @@ def _unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
-_UniqueKeys.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.IGNORECASE), list("tTfF"))
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.IGNORECASE), list("tTfF")
+)
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
 
 
@@ -282,7 +290,9 @@ def parse_mapping(text: str, where: str) -> Mapping:
         found = " ".join(str(error).split())[:200]
         raise ConfigurationRefused(Problem(where, "YAML", found, "Mend the file.")) from None
     if not isinstance(raw, dict):
-        raise ConfigurationRefused(Problem(where, "a mapping of keys", type(raw).__name__, "See data/sources/berka.yaml."))
+        raise ConfigurationRefused(
+            Problem(where, "a mapping of keys", type(raw).__name__, "See data/sources/berka.yaml.")
+        )
     try:
         mapping = Mapping.model_validate(raw)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """What the staged rows of a canonical table are to each other: kept, left out, broken, repeated, in conflict, orphaned.
 
-A staged table holds every row read, with `_block`, `_file`, `_row` (where it came from) and `_state`. The functions here
-write only `_state`, by sets, and cost one pass where nothing is wrong.
+A staged table holds every row read, with `_block`, `_file`, `_row` (where it came from) and `_state`. The functions
+here write only `_state`, by sets, and cost one pass where nothing is wrong.
 
 - The same key with the same content as its predecessor in time is a duplicate: the first `known_on` stays.
 - The same key with other content and a later `known_on` is a restatement: both stay.

@@ -96,8 +96,15 @@ class Stage:
     """Compiles one block over its relations; collects problems instead of raising at the first."""
 
     def __init__(
-        self, connection: Any, mapping: Mapping, table: str, block: Block, place: str, relations: dict[str, Relation],
-        *, has_deliveries: bool = False,
+        self,
+        connection: Any,
+        mapping: Mapping,
+        table: str,
+        block: Block,
+        place: str,
+        relations: dict[str, Relation],
+        *,
+        has_deliveries: bool = False,
     ) -> None:
         self.connection, self.mapping, self.block, self.place = connection, mapping, block, place
         self.contract: Contract = mapping.contract(table)
@@ -119,6 +126,10 @@ class Stage:
     def _tree(self, where: str, sql: str, relations: dict[str, Relation]) -> dict[str, Any] | None:
         """Parse an expression and check that its columns exist; note what is wrong and return None."""
         place = f"{self.place}.{where}"
+        for alias, relation in relations.items():
+            if sql.strip() in relation.types:  # a file's column by its very name, whatever characters it has
+                sql = name(alias, sql.strip())
+                break
         try:
             tree = parse(self.connection, sql)
         except SqlFault as fault:
@@ -132,7 +143,12 @@ class Stage:
             spelled = near[0] if near and near[0].isidentifier() else f'"{near[0]}"' if near else ""
             remedy = f"Did you mean {spelled}?" if near else "Name one of the file's columns."
             self.problems.append(
-                Problem(place, f"SQL over the file's columns ({', '.join(have[:60])})", f"no column {'.'.join(column)}", remedy)
+                Problem(
+                    place,
+                    f"SQL over the file's columns ({', '.join(have[:60])})",
+                    f"no column {'.'.join(column)}",
+                    remedy,
+                )
             )
         return None if missing else tree
 
@@ -144,7 +160,9 @@ class Stage:
             rows = self.connection.execute(f"DESCRIBE SELECT {sql} AS probe FROM {self._source()}").fetchall()
         except duckdb.Error as error:
             found = " ".join(str(error).split("LINE 1")[0].split())[:200]
-            self.problems.append(Problem(f"{self.place}.{where}", "SQL that DuckDB can bind", found, "Correct the SQL."))
+            self.problems.append(
+                Problem(f"{self.place}.{where}", "SQL that DuckDB can bind", found, "Correct the SQL.")
+            )
             return None
         return str(rows[0][1])
 
@@ -271,7 +289,7 @@ class Stage:
     def _select(
         self, values: dict[str, _Value], left_out: str, faults: list[tuple[str, str]], known_on: str, *, detail: bool
     ) -> str:
-        """Write the query, layer by layer so that nothing is computed twice: what is read, its casts, faults, the contract."""
+        """Write the query in layers, so that nothing is computed twice: what is read, casts, faults, the contract."""
         typed = _broken(faults + [fault for value in values.values() for fault in value.faults], detail=detail)
         read = [f"{sql} AS {alias}" for sql, alias in self.inputs.items()]
         read += ['"row".__file AS _file', '"row".rowid AS _row', '"row".__delivered_on AS _delivered_on']

@@ -17,7 +17,17 @@ from features.errors import ConfigurationRefused, DataRefused, Problem
 from features.expressions import Texts, name, quote
 from features.mapping import Block, Format, Mapping
 from features.reconcile import (
-    BROKEN, CONFLICT, DUPLICATE, KEPT, LEFT_OUT, ORPHAN, QUARANTINED, counts, mark_orphans, mark_versions, staged,
+    BROKEN,
+    CONFLICT,
+    DUPLICATE,
+    KEPT,
+    LEFT_OUT,
+    ORPHAN,
+    QUARANTINED,
+    counts,
+    mark_orphans,
+    mark_versions,
+    staged,
 )  # fmt: skip
 from features.staging import Relation, Stage, Staged, output_columns
 from features.tables import MONEY
@@ -92,7 +102,9 @@ class Build:
             return None
         empty = [file.name for file in files if file.path.stat().st_size == 0]
         if empty:
-            problems.append(Problem(f"{place}: {', '.join(empty[:5])}", "a file with rows", "an empty file", "Deliver it."))
+            problems.append(
+                Problem(f"{place}: {', '.join(empty[:5])}", "a file with rows", "an empty file", "Deliver it.")
+            )
             return None
         key = repr((sorted(file.name for file in files), form))
         if key not in self.raws:
@@ -135,9 +147,7 @@ class Build:
 
     def _stage(self, table: str, block: Block, place: str, relations: dict[str, Relation]) -> Staged:
         """Compile one block and let the engine bind the whole query."""
-        stage = Stage(
-            self.connection, self.mapping, table, block, place, relations, has_deliveries=self.dated
-        )
+        stage = Stage(self.connection, self.mapping, table, block, place, relations, has_deliveries=self.dated)
         query = stage.compile()
         if not query.problems:
             try:
@@ -159,10 +169,14 @@ class Build:
             kind = type(error).__name__
             names = ", ".join(file.name for file in raw.files[:3])
             raise DataRefused(
-                Problem(names, f"readable as {raw.form.type} in {raw.form.encoding}", kind, "Correct `format` or the file.")
+                Problem(
+                    names, f"readable as {raw.form.type} in {raw.form.encoding}", kind, "Correct `format` or the file."
+                )
             ) from error
         raw.loaded = True
-        if self.connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'").fetchone()[0]:
+        if self.connection.execute(
+            "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
+        ).fetchone()[0]:
             rows = self.connection.execute(
                 "SELECT s.file_path, e.line, min(e.csv_line) FROM reject_errors e "
                 "JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"
@@ -179,7 +193,8 @@ class Build:
         types = ", ".join(f"{name(column)} {kind}" for column, kind in columns.items())
         count = "" if contract.key else ", _n BIGINT"
         self.connection.execute(
-            f"CREATE TEMP TABLE {staged(table)} ({types}, _file INTEGER, _row BIGINT, _state UTINYINT{count}, _block USMALLINT)"
+            f"CREATE TEMP TABLE {staged(table)} "
+            f"({types}, _file INTEGER, _row BIGINT, _state UTINYINT{count}, _block USMALLINT)"
         )
         listed = ", ".join(name(column) for column in columns)
         for number, piece in enumerate(self.pieces):
@@ -196,7 +211,8 @@ class Build:
             got = self.connection.execute(f"SELECT count(*) FROM {staged(table)} WHERE _block = {number}").fetchone()[0]
             if got != read:
                 raise DataRefused(
-                    Problem(f"{self.where}: tables.{table}[{piece.block}].joins", f"one row for each of the file's {read:,}",
+                    Problem(f"{self.where}: tables.{table}[{piece.block}].joins",
+                            f"one row for each of the file's {read:,}",
                             f"{got:,} rows", "Join a file in which the condition holds for at most one row.")
                 )  # fmt: skip
 
@@ -220,7 +236,9 @@ class Build:
         for number, block in enumerate(self.mapping.tables[table]):
             parts = {i: piece for i, piece in enumerate(self.pieces) if (piece.table, piece.block) == (table, number)}
             account: dict[str, int] = defaultdict(int)
-            totals: dict[str, dict[str, Any]] = {column: defaultdict(int) for column in money if column in block.columns}
+            totals: dict[str, dict[str, Any]] = {
+                column: defaultdict(int) for column in money if column in block.columns
+            }
             share = defaultdict(int)
             for record in records:
                 if record["_block"] not in parts:
@@ -244,7 +262,10 @@ class Build:
                     "totals": {
                         column: {
                             "read": f"{sum(sums.values()):.2f}",
-                            **{state: f"{sums[state]:.2f}" for state in ("kept", "quarantined", "deduplicated", "left_out")},
+                            **{
+                                state: f"{sums[state]:.2f}"
+                                for state in ("kept", "quarantined", "deduplicated", "left_out")
+                            },
                         }
                         for column, sums in totals.items()
                     },
@@ -261,16 +282,16 @@ class Build:
         """Write the rows that broke a rule: where they stood, every rule, the original text; return how many."""
         holding = name(f"quarantine_{table}")
         self.connection.execute(
-            f"CREATE TEMP TABLE {holding} (block INTEGER, file VARCHAR, line BIGINT, delivery VARCHAR, rules VARCHAR[], "
-            "original VARCHAR)"
+            f"CREATE TEMP TABLE {holding} (block INTEGER, file VARCHAR, line BIGINT, delivery VARCHAR, "
+            "rules VARCHAR[], original VARCHAR)"
         )
         for number, piece in enumerate(self.pieces):
             if piece.table == table:
                 self._quarantine_piece(table, number, piece)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.connection.execute(
-            f"COPY (SELECT *, count(DISTINCT delivery) OVER (PARTITION BY block, original) AS deliveries FROM {holding} "
-            f"ORDER BY ALL) TO {quote(str(target.resolve()))} (FORMAT parquet, COMPRESSION zstd)"
+            f"COPY (SELECT *, count(DISTINCT delivery) OVER (PARTITION BY block, original) AS deliveries "
+            f"FROM {holding} ORDER BY ALL) TO {quote(str(target.resolve()))} (FORMAT parquet, COMPRESSION zstd)"
         )
         return int(self.connection.execute(f"SELECT count(*) FROM {holding}").fetchone()[0])
 
@@ -296,6 +317,7 @@ class Build:
                 for i, (file, line, _) in enumerate(piece.raw.rejected)]  # fmt: skip
         if gaps:
             self.connection.executemany("INSERT INTO rejects VALUES (?, ?)", gaps)
+        fields = ", ".join(f"{name(column)} := r.{name(column)}" for column in piece.raw.relation.types)
         self.connection.execute(f"""
             INSERT INTO {holding}
             WITH bad AS ({bad}),
@@ -303,14 +325,15 @@ class Build:
             ruled AS (SELECT _row, _broken FROM ({piece.query.detail}) WHERE _row IN (SELECT _row FROM bad)),
             placed AS (
                 SELECT bad._row, bad._state, ruled._broken, r.__file, r.rowid - first.start + 1 AS place,
-                    CAST(to_json(struct_pack({", ".join(f"{name(c)} := r.{name(c)}" for c in piece.raw.relation.types)}))
-                         AS VARCHAR) AS original
-                FROM bad JOIN ruled USING (_row) JOIN {raw} r ON r.rowid = bad._row JOIN first ON first.__file = r.__file
+                    CAST(to_json(struct_pack({fields})) AS VARCHAR) AS original
+                FROM bad JOIN ruled USING (_row) JOIN {raw} r ON r.rowid = bad._row
+                JOIN first ON first.__file = r.__file
             )
             SELECT {piece.block}, origins.file,
-                place + (SELECT count(*) FROM rejects WHERE rejects.file = placed.__file AND rejects.gap <= placed.place),
+                place + (SELECT count(*) FROM rejects WHERE file = placed.__file AND gap <= placed.place),
                 origins.delivery,
-                CASE _state WHEN {CONFLICT} THEN ['conflict'] WHEN {ORPHAN} THEN ['reference'] ELSE _broken END, original
+                CASE _state WHEN {CONFLICT} THEN ['conflict'] WHEN {ORPHAN} THEN ['reference'] ELSE _broken END,
+                original
             FROM placed JOIN origins ON origins.id = placed.__file
         """)
 
@@ -322,8 +345,8 @@ class Build:
         order = [*contract.key, "known_on"] if contract.key else columns
         ordered = name(f"ordered_{table}")
         self.connection.execute(
-            f"CREATE TEMP TABLE {ordered} AS SELECT {listed}, strftime(known_on, '%Y-%m') AS _month FROM {staged(table)} "
-            f"WHERE _state = {KEPT} ORDER BY _month, {', '.join(name(column) for column in order)}"
+            f"CREATE TEMP TABLE {ordered} AS SELECT {listed}, strftime(known_on, '%Y-%m') AS _month "
+            f"FROM {staged(table)} WHERE _state = {KEPT} ORDER BY _month, {', '.join(name(column) for column in order)}"
         )
         months = self.connection.execute(f"SELECT _month, count(*) FROM {ordered} GROUP BY ALL ORDER BY ALL").fetchall()
         rows = self.connection.execute(f"SELECT {listed} FROM {ordered}").to_arrow_reader(ROW_GROUP)
@@ -333,7 +356,7 @@ class Build:
 
 
 def _write_months(rows: Any, months: list[tuple[str, int]], folder: Path) -> None:
-    """Cut an ordered stream of record batches into one parquet file a month: same rows, same bytes, any thread count."""
+    """Cut an ordered stream of record batches into one parquet file a month: same rows, same bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -18,6 +18,7 @@ from pydantic import Field
 
 import features
 from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem
+from features.expressions import name
 from features.mapping import Mapping, parse_mapping
 from pipeline.params import STAGES, Section, overrides, resolved_as_of, source_name
 from pipeline.raw import RawFile, digest, list_files
@@ -104,12 +105,12 @@ def _check_manifests(files: list[RawFile], digests: dict[str, str]) -> None:
     for delivery in deliveries.values():
         prefix = "" if delivery.name == "." else f"{delivery.name}/"
         for inner, stated in (delivery.files or {}).items():
-            name = prefix + inner
-            if name not in present:
-                missing.append(Problem(name, "delivered, as its manifest states", "no such file", "Deliver it again."))
-            elif stated.get("sha256") and stated["sha256"] != digests[name]:
+            path = prefix + inner
+            if path not in present:
+                missing.append(Problem(path, "delivered, as its manifest states", "no such file", "Deliver it again."))
+            elif stated.get("sha256") and stated["sha256"] != digests[path]:
                 differing.append(
-                    Problem(name, "the bytes whose SHA-256 its manifest states", "other bytes", "Deliver it again.")
+                    Problem(path, "the bytes whose SHA-256 its manifest states", "other bytes", "Deliver it again.")
                 )
     if differing:
         raise IntegrityRefused([*differing, *missing])
@@ -129,8 +130,8 @@ def _check_stated(build: Any) -> None:
             continue
         have = {column.lower(): column for column in raw.relation.types}
         known = [column for column in columns if column.lower() in have]
-        quoted = [f'sum(TRY_CAST({raw.relation.texts.digits(chr(34) + have[column.lower()] + chr(34))} AS DECIMAL(18,4)))'
-                  for column in known]  # fmt: skip
+        texts = raw.relation.texts
+        quoted = [f"sum(TRY_CAST({texts.digits(name(have[column.lower()]))} AS DECIMAL(18,4)))" for column in known]
         rows = build.connection.execute(
             f"SELECT __file, count(*){''.join(', ' + total for total in quoted)} FROM {raw.relation.name} GROUP BY ALL"
         ).fetchall()
@@ -140,12 +141,17 @@ def _check_stated(build: Any) -> None:
             count += sum(1 for reject in raw.rejected if reject[0] == number)
             if "rows" in facts and count != facts["rows"]:
                 problems.append(
-                    Problem(file.name, f"{facts['rows']:,} rows, as its manifest states", f"{count:,}", "Deliver it again.")
+                    Problem(
+                        file.name, f"{facts['rows']:,} rows, as its manifest states", f"{count:,}", "Deliver it again."
+                    )
                 )
             for column, total in zip(known, totals, strict=True):
-                if column in (facts.get("totals") or {}) and (total or Decimal(0)) != Decimal(str(facts["totals"][column])):
+                if column in (facts.get("totals") or {}) and (total or Decimal(0)) != Decimal(
+                    str(facts["totals"][column])
+                ):
                     problems.append(
-                        Problem(f"{file.name}: {column}", f"a total of {facts['totals'][column]}, as its manifest states",
+                        Problem(f"{file.name}: {column}",
+                                f"a total of {facts['totals'][column]}, as its manifest states",
                                 f"{total or 0:f}", "Deliver it again.")
                     )  # fmt: skip
     if problems:
@@ -165,10 +171,11 @@ def _limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
             ("rows", bad, rows, params.max_quarantined_row_share),
             ("amount", lost, amount, params.max_quarantined_amount_share),
         ):
-            if whole and part > whole * type(whole)(str(limit)) if isinstance(whole, Decimal) else whole and part > whole * limit:
+            if part > whole * Decimal(str(limit)):
                 problems.append(
                     Problem(
-                        f"table {table}", f"at most {limit:.2%} of the {what} in quarantine", f"{float(part / whole):.2%} ({rules})",
+                        f"table {table}", f"at most {limit:.2%} of the {what} in quarantine",
+                        f"{float(part / whole):.2%} ({rules})",
                         f"See data/ingest/quarantine/{table}.parquet; correct the mapping or the delivery.",
                     )
                 )  # fmt: skip
@@ -179,9 +186,9 @@ def _limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
 
 def build_tables(params: Params, mapping: Mapping, files: list[RawFile], where: str) -> dict[str, Any]:
     """Build data/ingest from scratch and return quality by table; refuse what breaks the limits (exit code 2)."""
-    from pipeline.build import Build, dependency_order, engine
     from features.staging import output_columns
     from features.tables import RATIO, TEXT
+    from pipeline.build import Build, dependency_order, engine
 
     fresh(OUT)
     quality: dict[str, Any] = {}
@@ -259,7 +266,9 @@ def latest(mapping: Mapping, files: list[RawFile], newest_known: str | None) -> 
         return mapping.as_of, newest
     day = newest or (dt.date.fromisoformat(newest_known) if newest_known else None)
     if day is None:
-        raise DataRefused(Problem("as_of: latest", "a delivery date or a known_on to follow", "neither", "State `as_of`."))
+        raise DataRefused(
+            Problem("as_of: latest", "a delivery date or a known_on to follow", "neither", "State `as_of`.")
+        )
     return (day.replace(day=28) + dt.timedelta(days=4)).replace(day=1), newest
 
 

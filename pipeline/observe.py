@@ -76,14 +76,18 @@ def until_date(as_of: dt.date) -> dt.date:
         until = dt.date.fromisoformat(str(value))
     except ValueError:
         raise ConfigurationRefused(
-            Problem("params.yaml: train.until", "null or a quoted date such as \"2025-01-01\"", repr(value), "Correct it.")
+            Problem(
+                "params.yaml: train.until", 'null or a quoted date such as "2025-01-01"', repr(value), "Correct it."
+            )
         ) from None
     return min(until, as_of)
 
 
 def run(params: Params, connection: Any, as_of: dt.date, until: dt.date, *, undated: bool, out: Path) -> dict[str, Any]:
     """Write the three tables into `out` from the canonical tables of `connection`; return the summary."""
-    tables = {row[0] for row in connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()}
+    tables = {
+        row[0] for row in connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+    }
     population = params.population
     if population == "auto":
         population = "observations" if "observations" in tables else "open_credit" if "credits" in tables else "all"
@@ -125,9 +129,7 @@ def _copy(connection: Any, query: str, target: Path) -> None:
     connection.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 122880)")
 
 
-def _from_source(
-    connection: Any, rules: Rules, as_of: dt.date, until: dt.date, *, undated: bool, out: Path
-) -> None:
+def _from_source(connection: Any, rules: Rules, as_of: dt.date, until: dt.date, *, undated: bool, out: Path) -> None:
     """Write the tables where the source states its own decision dates and outcomes."""
     stated(connection, rules, as_of, undated=undated)
     columns = "customer_id, as_of, outcome, outcome_known_on"
@@ -146,27 +148,32 @@ def _from_panel(
     """Write the tables where month starts are observed."""
     days = [
         connection.execute(f"SELECT min(known_on) FROM {table} WHERE known_on > DATE '1900-01-01'").fetchone()[0]
-        for table in (HISTORIES if set(HISTORIES) & tables else (population == "all" and "customers" or "credits",))
+        for table in (HISTORIES if set(HISTORIES) & tables else ((population == "all" and "customers") or "credits",))
         if table in tables or not set(HISTORIES) & tables
     ]
     found = [day for day in days if day is not None]
     if not found:
-        raise DataRefused(Problem("data/ingest", "a history with dates to observe", "none", "Map transactions or credits."))
+        raise DataRefused(
+            Problem("data/ingest", "a history with dates to observe", "none", "Map transactions or credits.")
+        )
     first = min(found)
     training = training_dates(first, until, params)
     scored = [months_before(as_of, back) for back in range(MONTHS_BACK + 1)]
-    grid = set(training_dates(first, months_before(as_of, -params.horizon_months), params)) | set(training) | set(scored)
+    grid = (
+        set(training_dates(first, months_before(as_of, -params.horizon_months), params)) | set(training) | set(scored)
+    )
     rules = params.rules()
     judge(connection, tables, rules, training, until, population=population)
-    _copy(connection, "SELECT customer_id, as_of, outcome, outcome_known_on FROM judged "
-          "WHERE outcome IS NOT NULL AND window_closed ORDER BY as_of, customer_id", out / "training.parquet")  # fmt: skip
+    columns, order = "customer_id, as_of, outcome, outcome_known_on", "ORDER BY as_of, customer_id"
+    known = f"SELECT {columns} FROM judged WHERE outcome IS NOT NULL AND window_closed {order}"
+    _copy(connection, known, out / "training.parquet")
     judge(connection, tables, rules, sorted(grid), as_of, population=population)
     back = " ".join(f"WHEN DATE '{day}' THEN {months}" for months, day in enumerate(scored))
     _copy(connection, f"SELECT customer_id, as_of, CAST(CASE as_of {back} END AS INTEGER) AS months_back FROM judged "
           "WHERE excluded_because IS NULL AND months_back IS NOT NULL ORDER BY as_of, customer_id",
           out / "scoring.parquet")  # fmt: skip
-    _copy(connection, "SELECT customer_id, as_of, outcome, outcome_known_on, excluded_because, unknown_because FROM judged "
-          "ORDER BY as_of, customer_id", out / "observations.parquet")  # fmt: skip
+    everything = f"SELECT {columns}, excluded_because, unknown_because FROM judged {order}"
+    _copy(connection, everything, out / "observations.parquet")
 
 
 def _counts(connection: Any, path: Path) -> dict[str, int]:
@@ -225,10 +232,14 @@ def main() -> None:
     dates = read_json(IN / "as_of.json")
     as_of = dt.date.fromisoformat(dates["as_of"])
     until = until_date(as_of)
-    summary = run(
-        params, open_engine(IN), as_of, until, undated=bool(dates.get("undated")), out=fresh(OUT)
+    summary = run(params, open_engine(IN), as_of, until, undated=bool(dates.get("undated")), out=fresh(OUT))
+    say(
+        "observe",
+        f"by {summary['observed_by']}",
+        **summary["training"],
+        until=until.isoformat(),
+        as_of=as_of.isoformat(),
     )
-    say("observe", f"by {summary['observed_by']}", **summary["training"], until=until.isoformat(), as_of=as_of.isoformat())
     for record in summary["by_as_of"][-24:]:
         say("observe", record["as_of"], good=record["good"], bad=record["bad"],
             **{f"unknown_{reason}": count for reason, count in record["unknown"].items()},

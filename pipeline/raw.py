@@ -60,7 +60,9 @@ def _manifest(path: Path, name: str) -> Delivery:
     except (ValueError, AttributeError, TypeError) as error:
         found = f"{type(error).__name__}: {str(error)[:100]}"
         raise DataRefused(
-            Problem(f"{name or '.'}/manifest.json", "JSON with delivered_on (a date) and files", found, "Deliver it again.")
+            Problem(
+                f"{name or '.'}/manifest.json", "JSON with delivered_on (a date) and files", found, "Deliver it again."
+            )
         ) from None
 
 
@@ -231,7 +233,9 @@ class RawReader:
     def _rewritten(self, file: RawFile, form: Format) -> tuple[Path, Format]:
         """Return the file as the engine can read it: itself, or a UTF-8 csv in the scratch folder."""
         target = self.scratch / f"{self.register(file)}-{form.type}.csv"
-        plain = Format(delimiter=form.delimiter, quote=form.quote, escape=form.escape, header=form.header, skip=form.skip)
+        plain = Format(
+            delimiter=form.delimiter, quote=form.quote, escape=form.escape, header=form.header, skip=form.skip
+        )
         if form.type == "xlsx":
             with target.open("w", encoding="utf-8", newline="") as out:
                 csv.writer(out, lineterminator="\n").writerows(_sheet(file, form))
@@ -293,7 +297,8 @@ class RawReader:
             scan = self._scan([path for _, path in members], plain, dict.fromkeys(header, "VARCHAR"))
             numbers = ", ".join(str(self.ids[file.name]) for file, _ in members)
             dates = ", ".join(
-                f"DATE '{file.delivery.delivered_on}'" if file.delivery.delivered_on else "NULL::DATE" for file, _ in members
+                f"DATE '{file.delivery.delivered_on}'" if file.delivery.delivered_on else "NULL::DATE"
+                for file, _ in members
             )
             at = "CAST(file_index AS BIGINT) + 1"
             selects.append(

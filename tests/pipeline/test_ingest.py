@@ -4,7 +4,6 @@ import datetime as dt
 import gzip
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import duckdb
@@ -58,7 +57,9 @@ def put(name: str, text: str) -> None:
 def rows(query: str) -> list[tuple]:
     connection = duckdb.connect()
     for table in Path("data/ingest/tables").iterdir():
-        connection.execute(f"CREATE VIEW {table.name} AS FROM read_parquet('{table}/*/part.parquet', hive_partitioning=false)")
+        connection.execute(
+            f"CREATE VIEW {table.name} AS FROM read_parquet('{table}/*/part.parquet', hive_partitioning=false)"
+        )
     return connection.execute(query).fetchall()
 
 
@@ -78,7 +79,11 @@ def tree(folder: str = "data/ingest") -> dict[str, str]:
 
 def test_tables_are_typed_and_identifiers_stay_text(room):
     ingest.main()
-    assert rows("SELECT customer_id, kind FROM customers ORDER BY 1") == [("001", "person"), ("2", "person"), ("3", "person")]
+    assert rows("SELECT customer_id, kind FROM customers ORDER BY 1") == [
+        ("001", "person"),
+        ("2", "person"),
+        ("3", "person"),
+    ]
     found = rows("SELECT transaction_id, event_on, amount::VARCHAR, known_on FROM transactions ORDER BY 1")
     assert found == [
         ("a", dt.date(2021, 1, 5), "10.50", dt.date(2021, 1, 6)),
@@ -190,7 +195,7 @@ def test_an_empty_file_is_refused(room, text):
 
 
 def test_a_missing_folder_is_refused(room):
-    os.rename("data/raw/shop", "data/raw/other")
+    Path("data/raw/shop").rename("data/raw/other")
     with pytest.raises(DataRefused, match="no such folder"):
         ingest.preflight("shop")
 
@@ -199,7 +204,11 @@ def delivery(name: str, delivered_on: str, files: dict[str, str], **stated) -> N
     for file, text in files.items():
         put(f"{name}/{file}", text)
     facts = {
-        file: {"sha256": hashlib.sha256(text.encode()).hexdigest(), "rows": text.count("\n") - 1, **stated.get(file[:5], {})}
+        file: {
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "rows": text.count("\n") - 1,
+            **stated.get(file[:5], {}),
+        }
         for file, text in files.items()
     }
     put(f"{name}/manifest.json", json.dumps({"delivered_on": delivered_on, "complete": True, "files": facts}))
@@ -255,7 +264,10 @@ def test_a_file_delivered_twice_changes_no_table(room):
     ingest.main()
     after = {name: digest for name, digest in tree().items() if name.startswith("tables/")}
     assert after == before
-    assert json.loads(Path("data/ingest/quality.json").read_text())["tables"]["transactions"]["blocks"][0]["deduplicated"] == 2
+    assert (
+        json.loads(Path("data/ingest/quality.json").read_text())["tables"]["transactions"]["blocks"][0]["deduplicated"]
+        == 2
+    )
 
 
 def test_rows_without_an_identifier_of_their_own_are_told_apart(room):
@@ -318,7 +330,10 @@ def test_order_of_rows_and_files_changes_no_byte_of_a_table(room):
     ingest.main()
     before = {name: digest for name, digest in tree().items() if name.startswith("tables/")}
     put("moves.csv", head + "\n".join(many[:50][::-1]) + "\n")
-    put("moves_0.csv", "seen,value,way,day,id,no\n" + "\n".join(",".join(line.split(",")[::-1]) for line in many[50:]) + "\n")
+    put(
+        "moves_0.csv",
+        "seen,value,way,day,id,no\n" + "\n".join(",".join(line.split(",")[::-1]) for line in many[50:]) + "\n",
+    )
     ingest.main()
     assert {name: digest for name, digest in tree().items() if name.startswith("tables/")} == before
 
@@ -345,7 +360,9 @@ def write_as(kind: str) -> str:
             sink.write(MOVES.encode())
     if kind == "dates":
         (path / "m.csv").write_text(MOVES.replace("2021-01-0", "1/").replace("/5", "5/1/21").replace("1/", "0", 0))
-        (path / "m.csv").write_text("no,id,day,way,value,seen\na,001,5.1.21,in,10.50,6.1.21\nb,2,7.1.21,out,3.25,8.1.21\n")
+        (path / "m.csv").write_text(
+            "no,id,day,way,value,seen\na,001,5.1.21,in,10.50,6.1.21\nb,2,7.1.21,out,3.25,8.1.21\n"
+        )
         return '{dates: "%d.%m.%y"}'
     table = [line.split(",") for line in MOVES.strip().split("\n")]
     if kind == "parquet":
@@ -353,7 +370,9 @@ def write_as(kind: str) -> str:
         duckdb.execute(f"COPY (FROM (VALUES {values}) t({', '.join(table[0])})) TO '{path}/m.parquet'")
         return "{type: parquet}"
     if kind == "jsonl":
-        (path / "m.jsonl").write_text("".join(json.dumps(dict(zip(table[0], row, strict=True))) + "\n" for row in table[1:]))
+        (path / "m.jsonl").write_text(
+            "".join(json.dumps(dict(zip(table[0], row, strict=True))) + "\n" for row in table[1:])
+        )
         return "{type: jsonl}"
     if kind == "arff":
         head = "@relation m\n" + "".join(f"@attribute {name} string\n" for name in table[0])
@@ -371,7 +390,8 @@ def write_as(kind: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "kind", ["utf-16", "gb18030", "latin-1", "bom", "cr", "crlf", "gz", "zst", "dates", "parquet", "jsonl", "arff", "xlsx"]
+    "kind",
+    ["utf-16", "gb18030", "latin-1", "bom", "cr", "crlf", "gz", "zst", "dates", "parquet", "jsonl", "arff", "xlsx"],
 )
 def test_every_format_gives_the_same_table(room, kind):
     ingest.main()
