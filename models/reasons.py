@@ -188,7 +188,7 @@ def _rounded(values: Floats) -> Floats:
 
 
 def _number(value: float, unit: str, language: str) -> str:
-    """Return one number in its unit: a share as per cent, no trailing zeros; without a unit no thousands marks (year)."""
+    """Return one number in its unit: a share as per cent, no trailing zeros; thousands marks only with a unit."""
     base, _, pace = unit.partition(" ")
     ending = PACES[language].get(pace, f" {pace}" if pace else "")
     if base == "share":
