@@ -1,0 +1,153 @@
+"""What a feature is: one named expression with a sentence, a unit, the direction of risk and what null means.
+
+A subject is a set of rows that an observation can see, and the features that sum them up, one value for each
+(customer_id, as_of). Modules named by subject declare both; `build` computes them; nothing else knows a formula.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ibis
+
+from features.visible import known
+
+Formula = Callable[[ibis.Table], ibis.Value]
+KEYS = ("customer_id", "as_of")
+
+
+def bound(compute: Callable[[ibis.Table, Any], ibis.Value], argument: Any) -> Formula:
+    """Return the formula that `compute` is with this window, name or value."""
+    return lambda rows: compute(rows, argument)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the matrix; `formula` maps the subject's rows to one value for each (customer_id, as_of)."""
+
+    name: str
+    formula: Formula
+    sentence: str
+    sentence_zh: str
+    family: str  # the reason family: features that move together share one
+    unit: str = ""
+    direction: int = 0  # +1: risk rises with the value, -1: it falls, 0: unknown beforehand
+    null_means: str = "nothing of the kind was known"
+    kind: str = "numeric"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Rows (customer_id, as_of, ...) that observations can see, and what is worked out from them."""
+
+    name: str
+    sources: tuple[str, ...]
+    rows: ibis.Table
+    features: tuple[Feature, ...]
+    facts: Mapping[str, Formula] = field(default_factory=dict)  # for policy and alerts, never model inputs
+    made_by: tuple[Callable, ...] = ()  # the functions whose code says what the rows are
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A subject that the source cannot give, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Across:
+    """A feature worked out from other columns of the same row; left out where one of `needs` is absent."""
+
+    feature: Feature
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lender:
+    """What a source offers on the observed dates: prepared tables, their attributes, windows and vocabularies.
+
+    `tables` hold `superseded_on`, `row_order` and the integer parts of the event date (see `build.prepared`);
+    `observed` is (customer_id, as_of) with the same parts of as_of. Vocabularies hold a category's frequent values,
+    most frequent first, as known on the last date of training.
+    """
+
+    tables: Mapping[str, ibis.Table]
+    observed: ibis.Table
+    numeric: Mapping[str, tuple[str, ...]]
+    categorical: Mapping[str, tuple[str, ...]]
+    windows: tuple[int, ...]
+    lags: int
+    vocabulary: Mapping[str, tuple[str, ...]]
+    filled: Mapping[str, frozenset[str]]  # table -> columns that the mapping gives
+
+    def known(self, table: str, observed: ibis.Table | None = None, by: str = "customer_id") -> ibis.Table:
+        """Return what each observation can see of a table: its rows with `months_before` and `days_before`.
+
+        `months_before` is the k for which as_of - k months <= event_on < as_of - (k - 1) months, in calendar months
+        with their ends clamped (28 February is one month before 31 March); at or below 0 the event is still to come.
+        """
+        rows = known(self.tables[table], self.observed if observed is None else observed, by)
+        whole = rows.as_of_month - rows.event_month
+        within_month = ibis.least(rows.as_of_day, rows.event_month_days)
+        return rows.mutate(
+            months_before=whole + (rows.event_day < within_month).cast("int32"),
+            days_before=rows.as_of_number - rows.event_number,
+        )
+
+    def past(self, table: str, months: int | None = None) -> ibis.Table:
+        """Return `known` rows of events before as_of, all or those of the last `months`."""
+        rows = self.known(table)
+        rows = rows.filter(rows.days_before >= 1)
+        if months is None:
+            return rows
+        return rows.filter(rows.days_before <= 31 * months, rows.months_before <= months)
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Return whether the source gives the table with all of these columns."""
+        return table in self.tables and set(columns) <= self.filled.get(table, frozenset())
+
+
+def _code(function: Callable) -> str:
+    """Return a function's code without comments, layout or docstring: it changes only where its meaning may."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def definition_hashes(subject: Subject) -> dict[str, str]:
+    """Return feature name -> 16 hex digits that change when what the feature computes changes.
+
+    They cover the formula (as SQL over the subject's rows) and the code that makes those rows; wording, other features
+    and columns that the formula does not touch leave them alone.
+    """
+    import sqlglot
+
+    if not subject.features:
+        return {}
+    rows = ibis.table(subject.rows.schema(), name="rows")
+    sql = ibis.to_sql(rows.aggregate(**{item.name: item.formula(rows) for item in subject.features}), dialect="duckdb")
+    parsed = sqlglot.parse_one(str(sql), read="duckdb")
+    select = parsed.find(sqlglot.exp.Select)
+    assert select is not None
+    formulas = {column.alias: column.this.sql("duckdb") for column in select.expressions}
+    code = [_code(function) for function in subject.made_by]
+    return {
+        item.name: digest(item.name, item.kind, formulas[item.name], subject.name, *subject.sources, *code)
+        for item in subject.features
+    }
+
+
+def digest(*parts: str) -> str:
+    """Return 16 hex digits of the SHA-256 of these texts."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

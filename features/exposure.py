@@ -1,0 +1,240 @@
+"""Credit lines as they stand at as_of: own lines here, other lenders' lines in `bureau`, from one declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ibis
+
+from features.aggregates import count, mean, months, ratio, total
+from features.definition import Feature, Formula, Lender, Skipped, Subject, bound
+from features.utilisation import own
+
+
+@dataclass(frozen=True)
+class Side:
+    """Whose lines: the prefix of the names, and the words for them."""
+
+    prefix: str
+    ours: bool
+    words: str
+    words_zh: str
+    family: str
+
+
+OWN = Side("credits", ours=True, words="own credit lines", words_zh="自有授信", family="own_credit")
+
+
+def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
+    """Declare what our own lines say."""
+    yield from side_subjects(lender, OWN)
+
+
+def side_subjects(lender: Lender, side: Side) -> Iterator[Subject | Skipped]:
+    """Declare one side's lines; skipped where the source has none of them."""
+    present = lender.vocabulary.get("credits.provider", ())
+    if "credits" not in lender.tables:
+        yield Skipped(side.prefix, "the source has no credits")
+    elif side.ours and present and "own" not in present:
+        yield Skipped(side.prefix, "no credit of the source has the provider `own`")
+    elif not side.ours and not [name for name in present if name != "own"]:
+        yield Skipped(side.prefix, "every credit of the source is our own")
+    else:
+        yield Subject(
+            side.prefix,
+            tuple(name for name in ("credits", "statements") if name in lender.tables),
+            lines(lender, ours=side.ours),
+            tuple(_features(lender, side)),
+            facts={
+                **({"credit_months": lambda r: r.months_since_opening.max()} if side.ours else {}),
+                f"{side.prefix}_balance": lambda r: r.balance.sum(where=r.open),
+                f"{side.prefix}_principal": lambda r: r.principal.sum(where=r.open),
+                f"{side.prefix}_limit": lambda r: r.credit_limit.sum(where=r.open),
+                f"{side.prefix}_days_past_due": lambda r: r.days_past_due.max(),
+                f"{side.prefix}_overdue": lambda r: r.overdue_amount.sum(),
+                f"{side.prefix}_worst_days_past_due": lambda r: r.worst_24m.max(),
+                f"{side.prefix}_open": lambda r: count(r.open),
+                f"{side.prefix}_first_opened_on": lambda r: r.opened_on.min(),
+                f"{side.prefix}_last_stated_on": lambda r: r.stated_on.max(),
+            },
+            made_by=(lines, own),
+        )
+
+
+def lines(lender: Lender, *, ours: bool) -> ibis.Table:
+    """Return one row for each line known at as_of: what was agreed and its newest statement.
+
+    `open` is false once a statement says `closed` or the agreed term is over; `months_since_opening` and
+    `months_left` are in calendar months; a line's limit is the newest stated, else the one agreed.
+    """
+    credit = lender.known("credits")
+    credit = credit.filter(own(credit) if ours else ~own(credit))
+    agreed = ("product", "opened_on", "principal", "credit_limit", "term_months", "rate", "provider", "months_before")
+    credit = credit.select("customer_id", "as_of", "credit_id", *agreed)
+    credit = credit.rename(months_since_opening="months_before", agreed_limit="credit_limit")
+    if "statements" in lender.tables:
+        seen = lender.past("statements")
+        state = seen.group_by("customer_id", "as_of", "credit_id").aggregate(
+            stated_on=seen.event_on.max(),
+            **{
+                name: seen[name].argmax(seen.row_order, where=seen[name].notnull())
+                for name in ("balance", "credit_limit", "days_past_due", "overdue_amount", "status")
+            },
+            worst_12m=seen.days_past_due.max(where=seen.months_before <= 12),
+            worst_24m=seen.days_past_due.max(where=seen.months_before <= 24),
+        )
+        rows = credit.left_join(state, ["customer_id", "as_of", "credit_id"])
+        rows = rows.drop("customer_id_right", "as_of_right", "credit_id_right")
+    else:
+        money, days = ibis.null("decimal(18, 2)"), ibis.null("int32")
+        rows = credit.mutate(
+            stated_on=ibis.null("date"), balance=money, credit_limit=money, overdue_amount=money,
+            days_past_due=days, worst_12m=days, worst_24m=days, status=ibis.null("string"),
+        )  # fmt: skip
+    left = rows.term_months.cast("int32") - (rows.months_since_opening - 1)
+    closed = (rows.status.lower() == "closed").fill_null(False)
+    return rows.mutate(
+        credit_limit=rows.credit_limit.coalesce(rows.agreed_limit),
+        months_left=ibis.greatest(left, 0),
+        open=~closed & (left > 0).fill_null(True),
+    )
+
+
+def _features(lender: Lender, side: Side) -> Iterator[Feature]:
+    always = ibis.literal(True)
+    w, z = side.words, side.words_zh
+    null_means = f"no {w.removesuffix('s')} was known"
+
+    def declare(name: str, formula: Formula, english: str, chinese: str, unit: str, direction: int = 0) -> Feature:
+        return Feature(f"{side.prefix}_{name}", formula, english, chinese, side.family, unit, direction, null_means)
+
+    yield declare("count", lambda r: count(r.credit_id.notnull()), f"Number of {w} ever known", f"{z}总数", "count")
+    yield declare("open_count", lambda r: count(r.open), f"Number of {w} open now", f"未结清{z}数", "count")
+    if lender.has("credits", "opened_on"):
+        for k in lender.windows[-2:]:
+            text, text_zh = months(k)
+            yield declare(
+                f"opened_count_{k}m",
+                bound(lambda r, k: count((r.months_since_opening <= k).fill_null(False)), k),
+                f"Number of {w} opened in the last {text}",
+                f"近{text_zh}新开{z}数",
+                "count",
+                1,
+            )
+        yield declare(
+            "newest_months",
+            lambda r: r.months_since_opening.min().cast("float64"),
+            f"Months since the newest of the {w} was opened",
+            f"最新{z}开立月数",
+            "months",
+        )
+        yield declare(
+            "oldest_months",
+            lambda r: r.months_since_opening.max().cast("float64"),
+            f"Months since the oldest of the {w} was opened",
+            f"最早{z}开立月数",
+            "months",
+            -1,
+        )
+    limits = lender.has("credits", "credit_limit") or lender.has("statements", "credit_limit")
+    if limits:
+        yield declare(
+            "limit_sum",
+            lambda r: total(r.credit_limit, r.open),
+            f"Limit of open {w} together",
+            f"未结清{z}额度合计",
+            "money",
+            -1,
+        )
+    if lender.has("credits", "principal"):
+        yield declare(
+            "principal_sum",
+            lambda r: total(r.principal, r.open),
+            f"Principal of open {w}",
+            f"未结清{z}本金合计",
+            "money",
+        )
+        yield declare(
+            "principal_max",
+            lambda r: r.principal.max().cast("float64"),
+            f"Largest principal of {w}",
+            f"{z}最大本金",
+            "money",
+        )
+    if lender.has("credits", "rate"):
+        yield declare("rate_mean", lambda r: mean(r.rate, always), f"Average rate of {w}", f"{z}平均利率", "share", 1)
+    if lender.has("credits", "term_months"):
+        yield declare(
+            "months_left_max",
+            lambda r: r.months_left.max(where=r.open).cast("float64"),
+            f"Months left on the longest of the open {w}",
+            f"未结清{z}最长剩余月数",
+            "months",
+        )
+    if not side.ours and lender.has("credits", "provider"):
+        yield declare(
+            "providers",
+            lambda r: r.provider.nunique().cast("float64"),
+            "Number of other lenders",
+            "其他机构数",
+            "count",
+            1,
+        )
+    if lender.has("statements", "balance"):
+        yield declare(
+            "balance_sum", lambda r: total(r.balance, r.open), f"Debt on open {w}", f"未结清{z}余额合计", "money"
+        )
+        if limits:
+            yield declare(
+                "balance_to_limit",
+                lambda r: ratio(r.balance.sum(where=r.open & (r.credit_limit > 0)), r.credit_limit.sum(where=r.open)),
+                f"Debt on open {w} as a share of their limits",
+                f"未结清{z}余额与额度之比",
+                "share",
+                1,
+            )
+        if lender.has("credits", "principal"):
+            yield declare(
+                "balance_to_principal",
+                lambda r: ratio(r.balance.sum(where=r.open & (r.principal > 0)), r.principal.sum(where=r.open)),
+                f"Debt on open {w} as a share of their principal",
+                f"未结清{z}余额与本金之比",
+                "share",
+                1,
+            )
+    if lender.has("statements", "overdue_amount"):
+        yield declare(
+            "overdue_sum",
+            lambda r: total(r.overdue_amount, always),
+            f"Overdue on {w} now",
+            f"{z}当前逾期金额",
+            "money",
+            1,
+        )
+    if lender.has("statements", "days_past_due"):
+        yield declare(
+            "days_past_due_max",
+            lambda r: r.days_past_due.max().cast("float64"),
+            f"Most days past due on any of the {w} now",
+            f"{z}当前最长逾期天数",
+            "days",
+            1,
+        )
+        for k, column in ((12, "worst_12m"), (24, "worst_24m")):
+            yield declare(
+                f"worst_days_past_due_{k}m",
+                bound(lambda r, column: r[column].max().cast("float64"), column),
+                f"Most days past due on any of the {w} in the last {k} months",
+                f"近{k}个月{z}最长逾期天数",
+                "days",
+                1,
+            )
+        yield declare(
+            "late_count_12m",
+            lambda r: count((r.worst_12m > 0).fill_null(False)),
+            f"Number of {w} past due at some time in the last 12 months",
+            f"近12个月曾逾期的{z}数",
+            "count",
+            1,
+        )

@@ -1,0 +1,71 @@
+"""Histories and attributes that nobody foresaw: every numeric and categorical attribute of every dated table.
+
+Numeric: last, mean, lowest, highest, sum and trend by window; categorical: the latest value, how many different ones.
+A table without dates joins only where its mapping says `static: true`; its newest row then counts as stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from features.aggregates import Measure, expand
+from features.definition import Feature, Lender, Skipped, Subject, bound
+
+FORESEEN = ("customers", "observations", "statements", "industries")  # their attributes are declared by subject
+CANONICAL = ("transactions", "credits", "instalments", "payments", "financials", "standings", "mentions")
+
+
+def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
+    """Declare the attributes of canonical histories, and every other history whole."""
+    for table in sorted(lender.tables):
+        numeric, categorical = lender.numeric.get(table, ()), lender.categorical.get(table, ())
+        if table in FORESEEN or (table in CANONICAL and not numeric and not categorical):
+            continue
+        if not numeric and not categorical:
+            yield Skipped(table, "the history has no attribute")
+            continue
+        dated = lender.has(table, "event_on")
+        rows = lender.past(table) if dated else lender.known(table)
+        name = f"{table}_attributes" if table in CANONICAL else table
+        yield Subject(name, (table,), rows, tuple(_features(table, lender, dated=dated)))
+
+
+def _features(table: str, lender: Lender, *, dated: bool) -> Iterator[Feature]:
+    windows = lender.windows[-2:]
+    subject = table.replace("_", " ")
+    if not dated:
+        for name in lender.numeric.get(table, ()):
+            yield Feature(
+                f"{table}_{name}_last",
+                bound(lambda r, name: r[name].argmax(r.row_order, where=r[name].notnull()).cast("float64"), name),
+                f"Latest {name.replace('_', ' ')} ({subject})",
+                f"最近一次“{name.replace('_', ' ')}”（{subject}）",
+                f"{table}_{name}",
+            )
+    else:
+        rows = Measure("row_order", f"rows of {subject}", f"“{subject}”记录", "", table)
+        if table not in CANONICAL:
+            yield from expand(table, rows, ("count",), windows)
+            yield from expand(table, rows, ("recency",), ())
+        for name in lender.numeric.get(table, ()):
+            measure = _measure(table, name)
+            yield from expand(table, measure, ("last",), ())
+            yield from expand(table, measure, ("mean", "max", "min", "sum"), windows)
+            yield from expand(table, measure, ("trend",), windows[-1:])
+    for name in lender.categorical.get(table, ()):
+        words = name.replace("_", " ")
+        yield Feature(
+            f"{table}_{name}_last",
+            bound(lambda r, name: r[name].argmax(r.row_order, where=r[name].notnull()), name),
+            f"Latest {words} ({subject})",
+            f"最近一次“{words}”（{subject}）",
+            f"{table}_{name}",
+            kind="categorical",
+        )
+        if dated:
+            yield from expand(table, _measure(table, name), ("distinct",), windows[-1:])
+
+
+def _measure(table: str, name: str) -> Measure:
+    words = f"{name.replace('_', ' ')} ({table.replace('_', ' ')})"
+    return Measure(name, words, f"“{words}”", "", f"{table}_{name}")

@@ -1,0 +1,115 @@
+"""What is simply stated about a customer or a decision: attributes, kind, industry, region, age of the relationship."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ibis
+
+from features.definition import Feature, Lender, Skipped, Subject, bound
+
+CATEGORIES = {
+    "kind": ("Person or company", "客户类型", "customer_kind"),
+    "industry": ("Industry", "所属行业", "industry"),
+    "region": ("Region", "所在地区", "region"),
+    "segment": ("Segment", "客群", "segment"),
+}
+
+
+def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
+    """Declare what customers' and observations' own rows say."""
+    if "customers" in lender.tables:
+        yield Subject(
+            "customers",
+            ("customers",),
+            lender.known("customers"),
+            tuple(_customer_features(lender)),
+            facts={
+                **{name: bound(lambda r, name: r[name].max(), name) for name in CATEGORIES},
+                "customer_since": lambda r: r.event_on.max(),
+            },
+        )
+    else:
+        yield Skipped("customers", "the source has no customers table")
+    if "observations" in lender.tables:
+        yield Subject(
+            "observations",
+            ("observations",),
+            decided(lender),
+            tuple(_observation_features(lender)),
+            facts={"observation_exposure": lambda r: r.exposure.max()},
+            made_by=(decided,),
+        )
+    else:
+        yield Skipped("observations", "the source states no decisions of its own")
+
+
+def decided(lender: Lender) -> ibis.Table:
+    """Return each observation's own row, in its first version: its attributes are stated as known at as_of.
+
+    The outcome columns are dropped here and never reach a feature.
+    """
+    rows = lender.tables["observations"].drop("outcome", "outcome_known_on")
+    first = ibis.window(group_by=["customer_id", "as_of"], order_by=["known_on", "row_order"])
+    rows = rows.mutate(version=ibis.row_number().over(first))
+    rows = rows.filter(rows.version == 0)
+    kept = [name for name in rows.columns if name not in lender.observed.columns]
+    joined = lender.observed.inner_join(rows, ["customer_id", "as_of"])
+    return joined.select(*lender.observed.columns, *kept)
+
+
+def _stated(table: str, name: str, kind: str) -> Feature:
+    """Pass one attribute through."""
+    words = name.replace("_", " ")
+    return Feature(
+        f"{table}_{name}",
+        (lambda r: r[name].max().cast("float64")) if kind == "numeric" else (lambda r: r[name].max()),
+        f"{words[:1].upper()}{words[1:]} as stated",
+        f"已申报信息：{words}",
+        f"stated_{name}",
+        null_means="not stated",
+        kind=kind,
+    )
+
+
+def _customer_features(lender: Lender) -> Iterator[Feature]:
+    for name, (english, chinese, family) in CATEGORIES.items():
+        if lender.has("customers", name):
+            yield Feature(
+                f"customers_{name}",
+                bound(lambda r, name: r[name].max(), name),
+                english,
+                chinese,
+                family,
+                null_means="not stated",
+                kind="categorical",
+            )
+    if lender.has("customers", "opened_on"):
+        yield Feature(
+            "customers_relationship_months",
+            lambda r: r.months_before.max(where=r.days_before >= 1).cast("float64"),
+            "Months since the relationship began",
+            "建立合作关系的月数",
+            "relationship",
+            "months",
+            -1,
+            "the first day of the relationship is not stated",
+        )
+    yield from (_stated("customers", name, "numeric") for name in lender.numeric.get("customers", ()))
+    yield from (_stated("customers", name, "categorical") for name in lender.categorical.get("customers", ()))
+
+
+def _observation_features(lender: Lender) -> Iterator[Feature]:
+    if lender.has("observations", "exposure"):
+        yield Feature(
+            "observations_exposure",
+            lambda r: r.exposure.max().cast("float64"),
+            "Amount at risk that was asked for",
+            "申请的授信金额",
+            "asked_amount",
+            "money",
+            1,
+            "not stated",
+        )
+    yield from (_stated("observations", name, "numeric") for name in lender.numeric.get("observations", ()))
+    yield from (_stated("observations", name, "categorical") for name in lender.categorical.get("observations", ()))

@@ -1,0 +1,194 @@
+"""Credit lines month by month: balance, share of the limit drawn, days past due, what was repaid of the bill.
+
+All own lines of a customer make one row a month, from each line's newest statement in that month, so that a lag, a
+worst month and a trend mean the same for one card and for five.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ibis
+
+from features.aggregates import Measure, count, expand, lagged, months, ratio
+from features.definition import Feature, Formula, Lender, Skipped, Subject, bound
+
+BALANCE = Measure("balance", "balance owed on own credit lines", "自有授信欠款余额", "money", "debt")
+UTILISATION = Measure("utilisation", "share of the limit drawn", "额度使用率", "share", "utilisation", 1)
+PAST_DUE = Measure("days_past_due", "days past due on statements", "账单逾期天数", "days", "lateness", 1)
+OVERDUE = Measure("overdue_amount", "overdue amount on statements", "账单逾期金额", "money", "arrears", 1)
+REPAID = Measure("repaid", "money repaid in the month", "当月还款金额", "money", "payments", -1)
+LATE_DAYS = (1, 30)  # from how many days past due a month counts as late
+
+
+def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
+    """Declare what own statements say."""
+    if not lender.has("statements", "balance") and not lender.has("statements", "days_past_due"):
+        yield Skipped("statements", "the source has no statements with a balance or days past due")
+        return
+    yield Subject(
+        "statements",
+        tuple(name for name in ("statements", "credits", "payments") if name in lender.tables),
+        by_month(lender),
+        tuple(_features(lender)),
+        facts={
+            "statement_balance": lambda r: r.balance.argmin(r.months_before, where=r.balance.notnull()),
+            "statement_limit": lambda r: r.credit_limit.argmin(r.months_before, where=r.credit_limit.notnull()),
+            "statement_days_past_due": lambda r: r.days_past_due.argmin(
+                r.months_before, where=r.days_past_due.notnull()
+            ),
+            "statement_overdue": lambda r: r.overdue_amount.argmin(r.months_before, where=r.overdue_amount.notnull()),
+            "statement_months": lambda r: r.months_before.max(),
+            "last_statement_on": lambda r: r.event_on.max(),
+        },
+        made_by=(own, newest_in_month, by_month),
+    )
+
+
+def spans(lender: Lender) -> tuple[int, ...]:
+    """Return the shortest window above a month and the longest: what slow monthly states are summed over."""
+    longer = tuple(k for k in lender.windows if k > 1) or lender.windows
+    return (longer[0], longer[-1]) if longer[0] != longer[-1] else longer
+
+
+def own(rows: ibis.Table) -> ibis.Value:
+    """Return whether a line is our own: provider `own`, or not stated."""
+    return (rows.provider == "own") | rows.provider.isnull()
+
+
+def newest_in_month(lender: Lender, *, ours: bool) -> ibis.Table:
+    """Return each line's newest visible statement in each month back, with the limit agreed where it states none."""
+    lines = lender.known("credits")
+    lines = lines.filter(own(lines) if ours else ~own(lines))
+    lines = lines.select("customer_id", "as_of", "credit_id", agreed_limit=lines.credit_limit)
+    rows = lender.past("statements", max(*lender.windows, lender.lags + 1))
+    rows = rows.mutate(newest=rows.row_order.max().over(
+        ibis.window(group_by=["customer_id", "as_of", "credit_id", "months_before"])
+    ))  # fmt: skip
+    rows = rows.filter(rows.row_order == rows.newest)
+    joined = rows.inner_join(lines, ["customer_id", "as_of", "credit_id"])
+    return joined.mutate(credit_limit=joined.credit_limit.coalesce(joined.agreed_limit))
+
+
+def by_month(lender: Lender) -> ibis.Table:
+    """Return one row a month back: sums over own lines, the worst days past due, the highest of each attribute.
+
+    `utilisation` is balance over limit (null without a limit), `repaid` the money paid in that month (0 if none is
+    known), `row_order` runs towards as_of.
+    """
+    rows = newest_in_month(lender, ours=True)
+    key = ("customer_id", "as_of", "months_before")
+    numeric = lender.numeric.get("statements", ())
+    table = rows.group_by(key).aggregate(
+        event_on=rows.event_on.max(),
+        days_before=rows.days_before.min(),
+        balance=rows.balance.sum(),
+        credit_limit=rows.credit_limit.sum(),
+        overdue_amount=rows.overdue_amount.sum(),
+        days_past_due=rows.days_past_due.max(),
+        **{name: rows[name].max() for name in numeric},
+    )
+    if lender.has("payments", "amount"):
+        paid = lender.past("payments", max(*lender.windows, lender.lags + 1))
+        paid = paid.group_by(key).aggregate(repaid=paid.amount.sum())
+        table = table.left_join(paid, list(key)).drop("customer_id_right", "as_of_right", "months_before_right")
+        table = table.mutate(repaid=table.repaid.fill_null(0))
+    else:
+        table = table.mutate(repaid=ibis.null("decimal(18, 2)"))
+    return table.mutate(utilisation=ratio(table.balance, table.credit_limit), row_order=-table.days_before)
+
+
+def _features(lender: Lender) -> Iterator[Feature]:
+    windows, long = spans(lender), lender.windows[-1:]
+    if lender.has("statements", "balance"):
+        yield from lagged("statements", BALANCE, lender.lags)
+        yield from expand("statements", BALANCE, ("mean", "max"), windows)
+        yield from expand("statements", BALANCE, ("trend",), windows)
+        if lender.has("statements", "credit_limit") or lender.has("credits", "credit_limit"):
+            yield from lagged("statements", UTILISATION, lender.lags)
+            yield from expand("statements", UTILISATION, ("mean", "max", "trend"), windows)
+            yield from expand("statements", UTILISATION, ("min", "std"), long)
+        if lender.has("payments", "amount"):
+            yield from lagged("statements", REPAID, lender.lags)
+            yield from expand("statements", REPAID, ("mean", "min"), windows)
+            yield from _repaid_of_bill(lender.lags, windows)
+    if lender.has("statements", "days_past_due"):
+        yield from lagged("statements", PAST_DUE, lender.lags)
+        yield from expand("statements", PAST_DUE, ("mean", "max"), windows)
+        yield from expand("statements", PAST_DUE, ("trend",), long)
+        for k in windows:
+            text, text_zh = months(k)
+            for days in LATE_DAYS:
+                yield Feature(
+                    f"statements_months_past_due_{days}_days_{k}m",
+                    _late_months(k, days),
+                    f"Number of the last {text} in which a statement showed {days} or more days past due",
+                    f"近{text_zh}账单逾期{days}天及以上的月数",
+                    "lateness",
+                    "months",
+                    1,
+                    "no statement was known",
+                )
+    if lender.has("statements", "overdue_amount"):
+        yield from expand("statements", OVERDUE, ("last",), ())
+        yield from expand("statements", OVERDUE, ("max",), windows)
+    for name in lender.numeric.get("statements", ()):
+        words = name.replace("_", " ")
+        measure = Measure(name, words, f"账单属性“{words}”", "", f"statements_{name}")
+        yield from lagged("statements", measure, lender.lags)
+        yield from expand("statements", measure, ("mean", "max", "min", "trend"), windows)
+        yield Feature(
+            f"statements_{name}_above_zero_months_{windows[-1]}m",
+            _above_zero(name, windows[-1]),
+            f"Number of the last {windows[-1]} months in which {words} was above zero",
+            f"近{windows[-1]}个月“{words}”大于零的月数",
+            f"statements_{name}",
+            "months",
+        )
+
+
+def _repaid_of_bill(lags: int, windows: tuple[int, ...]) -> Iterator[Feature]:
+    """Set what was paid in a month against the bill of the month before."""
+    null_means = "no bill above zero was known for the month before"
+
+    def paid_of_bill(k: int) -> Formula:
+        return lambda r: ratio(
+            r.repaid.max(where=r.months_before == k),
+            r.balance.max(where=(r.months_before == k + 1) & (r.balance > 0)),
+        )
+
+    for k in range(1, lags):
+        when, when_zh = ("last month", "上月") if k == 1 else (f"{k} months ago", f"{k}个月前")
+        yield Feature(
+            f"statements_repaid_of_bill_month_{k}",
+            paid_of_bill(k),
+            f"Share of the bill before that was repaid, {when}",
+            f"{when_zh}还款占上期账单的比例",
+            "payments",
+            "share",
+            -1,
+            null_means,
+        )
+    for k in windows:
+        text, text_zh = months(k)
+        yield Feature(
+            f"statements_repaid_to_balance_{k}m",
+            bound(
+                lambda r, k: ratio(r.repaid.sum(where=r.months_before <= k), r.balance.sum(where=r.months_before <= k)),
+                k,
+            ),
+            f"Money repaid in the last {text} for each unit of balance owed",
+            f"近{text_zh}还款与欠款余额之比",
+            "payments",
+            "ratio",
+            -1,
+            "no balance above zero was known",
+        )
+
+
+def _late_months(k: int, days: int) -> Formula:
+    return lambda r: count((r.months_before <= k) & (r.days_past_due >= days).fill_null(False))
+
+
+def _above_zero(name: str, k: int) -> Formula:
+    return lambda r: count((r.months_before <= k) & (r[name] > 0).fill_null(False))

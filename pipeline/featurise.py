@@ -1,0 +1,156 @@
+"""featurise: canonical tables and observed dates -> one row of features for each (customer_id, as_of).
+
+`data/featurise/training/` holds rows that can train, `scoring/` the dates to score with each customer's position; the
+catalogue says in words what every column is. `training/` depends on nothing that became known on or after its dates.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, PositiveInt
+
+from features.errors import DataRefused, Problem
+from pipeline.params import Section
+from pipeline.stage import execute, fresh, say, write_json
+
+INGEST, OBSERVE, OUT = Path("data/ingest"), Path("data/observe"), Path("data/featurise")
+ROW_GROUP = 65_536
+CATALOGUE = pa.schema(
+    [
+        ("name", pa.string()),
+        ("kind", pa.string()),
+        ("sentence", pa.string()),
+        ("sentence_zh", pa.string()),
+        ("unit", pa.string()),
+        ("direction", pa.int8()),
+        ("family", pa.string()),
+        ("sources", pa.string()),
+        ("null_means", pa.string()),
+        ("definition_hash", pa.string()),
+    ]
+)
+
+
+class Params(Section):
+    """What to build and with how much memory."""
+
+    section: ClassVar[str] = "featurise"
+    engine: Literal["duckdb"] = "duckdb"
+    windows_months: tuple[PositiveInt, ...] = Field((1, 3, 6, 12), min_length=1)
+    lag_months: int = Field(6, ge=1, le=36)
+    leave_out: tuple[str, ...] = ()
+    protected: tuple[str, ...] = (
+        "sex",
+        "gender",
+        "race",
+        "ethnicity",
+        "religion",
+        "nationality",
+        "marital_status",
+        "marriage",
+    )
+    observations_at_once: PositiveInt = 60_000
+    memory_limit: str = Field("2GB", pattern=r"^\d+(\.\d+)?\s?(MB|MiB|GB|GiB)$")
+
+
+def run(
+    params: Params, connection: Any, tables: dict[str, Any], description: dict[str, Any], training: Any, scoring: Any
+) -> Any:
+    """Declare the features that these tables can give (ibis tables on `connection`); `groups` then computes them."""
+    from features.build import Matrix, Settings
+
+    settings = Settings(
+        windows=params.windows_months,
+        lags=params.lag_months,
+        leave_out=params.leave_out,
+        protected=params.protected,
+        observations_at_once=params.observations_at_once,
+    )
+    return Matrix(connection, tables, description, training, scoring, settings)
+
+
+def write(parts: Iterable[tuple[pa.Table, pa.Table | None]], features: Path, position: Path | None = None) -> int:
+    """Write each part's features (and positions) one after the other; return the rows written.
+
+    Row groups have a fixed size within a part, and parts follow dates: the bytes depend on the rows alone.
+    """
+    features.parent.mkdir(parents=True, exist_ok=True)
+    writers: dict[Path, pq.ParquetWriter] = {}
+    rows = 0
+    for part, where in parts:
+        rows += part.num_rows
+        for path, table in ((features, part), (position, where)):
+            if path is not None and table is not None:
+                if path not in writers:
+                    writers[path] = pq.ParquetWriter(path, table.schema, compression="zstd")
+                writers[path].write_table(table, row_group_size=ROW_GROUP)
+    for writer in writers.values():
+        writer.close()
+    return rows
+
+
+def summary(matrix: Any, rows: dict[str, int]) -> dict[str, Any]:
+    """Return summary.json: rows, features, subjects built and from what, subjects skipped and why, reason families."""
+    return {
+        "rows": rows,
+        "features": len(matrix.features),
+        "built": {
+            subject.name: {"features": len(subject.features), "sources": list(subject.sources)}
+            for subject in matrix.subjects
+        },
+        "skipped": {item.name: item.why for item in matrix.skipped},
+        "families": sorted({feature.family for feature, _, _ in matrix.features}),
+        "columns_and_categories_as_known_on": matrix.edge.isoformat(),
+    }
+
+
+def main() -> None:
+    """Read data/ingest and data/observe, write data/featurise."""
+    import ibis
+
+    from features.tables import describe_tables, open_tables
+
+    params = Params.load()
+    missing = [path for path in (OBSERVE / "training.parquet", OBSERVE / "scoring.parquet") if not path.exists()]
+    if missing:
+        raise DataRefused(
+            [Problem(str(path), "a file that `observe` writes", "no such file", "Run `dvc repro`.") for path in missing]
+        )
+    fresh(OUT)
+    with tempfile.TemporaryDirectory(prefix="spill-", dir=OUT) as spill:
+        connection = ibis.duckdb.connect(memory_limit=params.memory_limit, temp_directory=spill)
+        tables = open_tables(connection, INGEST)
+        training = connection.read_parquet(OBSERVE / "training.parquet", table_name="training")
+        scoring = connection.read_parquet(OBSERVE / "scoring.parquet", table_name="scoring")
+        matrix = run(params, connection, tables, describe_tables(INGEST), training, scoring)
+        catalogue = pa.Table.from_pylist(matrix.catalogue(), schema=CATALOGUE)
+        say(
+            "featurise",
+            "declared",
+            features=catalogue.num_rows,
+            subjects=len(matrix.subjects),
+            skipped=len(matrix.skipped),
+        )
+        rows = {
+            "training": write(matrix.groups(training), OUT / "training/features.parquet"),
+            "scoring": write(
+                matrix.groups(scoring, with_position=True),
+                OUT / "scoring/features.parquet",
+                OUT / "scoring/position.parquet",
+            ),
+        }
+        connection.disconnect()
+    for folder in (OUT, OUT / "training"):
+        pq.write_table(catalogue, folder / "catalogue.parquet", compression="zstd")
+    write_json(OUT / "summary.json", summary(matrix, rows))
+    say("featurise", "written", training_rows=rows["training"], scoring_rows=rows["scoring"])
+
+
+if __name__ == "__main__":
+    execute("featurise", main)
