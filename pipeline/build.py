@@ -31,7 +31,7 @@ from features.reconcile import (
 )  # fmt: skip
 from features.staging import Relation, Stage, Staged, output_columns
 from features.tables import MONEY
-from pipeline.raw import RawFile, RawReader, select_files
+from pipeline.raw import RawFile, RawReader, read_head, select_files
 
 STATES = {KEPT: "kept", LEFT_OUT: "left_out", DUPLICATE: "deduplicated"}
 ROW_GROUP = 122880
@@ -104,6 +104,11 @@ class Build:
         if empty:
             problems.append(
                 Problem(f"{place}: {', '.join(empty[:5])}", "a file with rows", "an empty file", "Deliver it.")
+            )
+            return None
+        if form.type in ("csv", "arff") and not any(read_head(file, form)[2] for file in files):
+            problems.append(
+                Problem(f"{place}: {', '.join(patterns)}", "files with rows", "headers alone", "Deliver the rows.")
             )
             return None
         key = repr((sorted(file.name for file in files), form))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +19,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 import features
-from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem
+from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem, ResourceRefused
 from features.expressions import name
 from features.mapping import Mapping, parse_mapping
 from pipeline.params import STAGES, Section, overrides, resolved_as_of, source_name
@@ -272,6 +274,20 @@ def latest(mapping: Mapping, files: list[RawFile], newest_known: str | None) -> 
     return (day.replace(day=28) + dt.timedelta(days=4)).replace(day=1), newest
 
 
+@contextmanager
+def _memory(limit: str) -> Iterator[None]:
+    """Turn the engine's want of memory or disk into a refusal (exit code 5)."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise ResourceRefused(
+            Problem("ingest.memory_limit", f"enough for the source ({limit}) with room to spill", "too little",
+                    "Raise it, or free space for temporary files.")
+        ) from error  # fmt: skip
+
+
 def main() -> None:
     """Build the canonical tables, or do nothing where the ledger explains what lies there."""
     params, source = Params.load(), source_name()
@@ -292,7 +308,8 @@ def main() -> None:
     if old == {**ledger, "outputs": _outputs()}:
         say("ingest", "nothing new", source=source, files=len(files))
     else:
-        build_tables(params, mapping, files, where)
+        with _memory(params.memory_limit):
+            build_tables(params, mapping, files, where)
         write_json(OUT / "ledger.json", {**ledger, "outputs": _outputs()})
     _write_dates(mapping, files)
     for stage in STAGES:

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused
+from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, ResourceRefused
 from features.tables import open_tables
 from pipeline import ingest
 
@@ -191,6 +191,14 @@ def test_all_faults_are_told_together(room):
 def test_an_empty_file_is_refused(room, text):
     put("moves.csv", text)
     with pytest.raises(DataRefused):
+        ingest.preflight("shop")
+    with pytest.raises(DataRefused):
+        ingest.main()
+
+
+def test_too_little_memory_is_a_refusal_of_its_own(room):
+    Path("params.yaml").write_text("source: shop\nas_of: latest\ningest: {memory_limit: 1KiB}\n")
+    with pytest.raises(ResourceRefused):
         ingest.main()
 
 
