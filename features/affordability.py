@@ -9,8 +9,8 @@ import ibis
 from features.aggregates import ratio
 from features.definition import Across, Feature, Formula
 
-INSTALMENT_NAMES = ("instalment", "monthly_payment", "payment", "annuity")  # attributes that name a monthly instalment
-PRINCIPAL_NAMES = ("exposure", "amount", "principal", "loan_amount")  # attributes that name the amount asked for
+INSTALMENT_WORDS = ("instalment", "payment", "annuity")  # an attribute that ends so is the monthly instalment
+PRINCIPAL_WORDS = ("exposure", "amount", "principal")  # and one that ends so is the amount asked for
 
 
 def across(columns: Iterable[str], windows: tuple[int, ...]) -> Iterator[Across]:
@@ -23,29 +23,14 @@ def across(columns: Iterable[str], windows: tuple[int, ...]) -> Iterator[Across]
         _to_inflow("credits_balance_sum", 1, k, "Debt on own credit lines", "自有授信余额"),
         _to_inflow("bureau_balance_sum", 1, k, "Debt with others", "他行授信余额"),
         *(
-            _to_inflow(f"observations_{name}", 1, k, "The monthly instalment asked for", "申请贷款的月供")
-            for name in INSTALMENT_NAMES
-        ),
-        *(_to_inflow(f"observations_{name}", 1, k, "The amount asked for", "申请金额") for name in PRINCIPAL_NAMES),
-        *(
-            Across(
-                Feature(
-                    f"observations_{name}_to_balance_{k}m",
-                    _over(f"observations_{name}", balance, 1.0),
-                    f"{words} over the average account balance of the last {k} months",
-                    f"{words_zh}与近{k}个月平均余额之比",
-                    "affordability",
-                    "ratio",
-                    1,
-                    "not stated, or no balance above zero was known",
-                ),
-                (f"observations_{name}", balance),
+            item
+            for words, english, chinese in (
+                (INSTALMENT_WORDS, "The monthly instalment asked for", "申请贷款的月供"),
+                (PRINCIPAL_WORDS, "The amount asked for", "申请金额"),
             )
-            for names, words, words_zh in (
-                (INSTALMENT_NAMES, "The monthly instalment asked for", "申请贷款的月供"),
-                (PRINCIPAL_NAMES, "The amount asked for", "申请金额"),
-            )
-            for name in names
+            for column in sorted(given)
+            if column.startswith("observations_") and column.endswith(words)
+            for item in (_to_inflow(column, 1, k, english, chinese), _to_balance(column, balance, k, english, chinese))
         ),
         Across(
             Feature(
@@ -86,3 +71,19 @@ def _over(above: str, below: str, factor: float) -> Formula:
         return ratio(rows[above] * factor, rows[below])
 
     return formula
+
+
+def _to_balance(column: str, balance: str, k: int, words: str, words_zh: str) -> Across:
+    return Across(
+        Feature(
+            f"{column}_to_balance_{k}m",
+            _over(column, balance, 1.0),
+            f"{words} over the average account balance of the last {k} months",
+            f"{words_zh}与近{k}个月平均余额之比",
+            "affordability",
+            "ratio",
+            1,
+            "not stated, or no balance above zero was known",
+        ),
+        (column, balance),
+    )

@@ -123,7 +123,10 @@ class Matrix:
             raise DataRefused(
                 Problem("data/ingest/tables.json", "names that give each feature one name", ", ".join(twice), "Rename.")
             )
-        self.across: tuple[Across, ...] = tuple(affordability.across(given, settings.windows))
+        numbers = [
+            feature.name for subject in self.subjects for feature in subject.features if feature.kind == "numeric"
+        ]
+        self.across: tuple[Across, ...] = tuple(affordability.across(numbers, settings.windows))
 
     def _keep(self, name: str, expression: ibis.Table) -> ibis.Table:
         """Work a table out once."""

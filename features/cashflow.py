@@ -158,7 +158,7 @@ def slug(value: str) -> str:
 
 
 def _zero_when_idle(feature: Feature) -> Feature:
-    """Say 0 where the history exists but nothing of the kind moved."""
+    """Say 0 where there were transactions in the longest window but none of the kind in this one."""
     return Feature(
         feature.name,
         lambda rows: feature.formula(rows).fill_null(0.0),
@@ -167,7 +167,7 @@ def _zero_when_idle(feature: Feature) -> Feature:
         feature.family,
         feature.unit,
         feature.direction,
-        "no transaction was ever known",
+        "no transaction was known in the longest window",
     )
 
 

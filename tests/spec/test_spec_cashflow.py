@@ -100,6 +100,9 @@ def test_a_restated_row_counts_in_the_version_known_then():
         """,
     )
     rows = values({"transactions": table}, "a 2024-02-01\na 2024-02-10\na 2024-02-11")
-    assert [rows["a", day]["transactions_inflow_sum_3m"]
-        for day in ("2024-02-01", "2024-02-10", "2024-02-11")] == [100, 100, 70]
+    assert [rows["a", day]["transactions_inflow_sum_3m"] for day in ("2024-02-01", "2024-02-10", "2024-02-11")] == [
+        100,
+        100,
+        70,
+    ]
     assert rows["a", "2024-02-11"]["transactions_transaction_id_count_3m"] == 1.0

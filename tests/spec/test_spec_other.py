@@ -53,7 +53,9 @@ STATED = {"observations": {"numeric": ["instalment", "age"], "categorical": ["se
 
 
 def test_a_decisions_own_attributes_pass_through_but_neither_outcome_nor_protected_ones():
-    row = values({"observations": OBSERVATIONS}, "a 2024-03-01", attributes=STATED, protected=("Sex",))["a", "2024-03-01"]
+    row = values({"observations": OBSERVATIONS}, "a 2024-03-01", attributes=STATED, protected=("Sex",))[
+        "a", "2024-03-01"
+    ]
     assert row["observations_age"] == 41.0
     assert row["observations_exposure"] == 6000.0
     assert not [name for name in row if "outcome" in name or "sex" in name]

@@ -98,7 +98,9 @@ def test_other_lenders_lines_count_from_when_the_bureau_knew():
 
 
 def test_a_statement_whose_credit_is_not_known_yet_is_not_seen():
-    late = draw("credits", "credit_id customer_id provider opened_on credit_limit known_on\nk1 a own 2023-01-10 1000 2024-03-01")
+    late = draw(
+        "credits", "credit_id customer_id provider opened_on credit_limit known_on\nk1 a own 2023-01-10 1000 2024-03-01"
+    )
     tables = {"credits": late, "statements": STATEMENTS}
     rows = values(tables, "a 2024-03-01\na 2024-03-02")
     assert rows["a", "2024-03-01"]["statements_balance_month_1"] is None
