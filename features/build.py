@@ -117,7 +117,7 @@ class Matrix:
         }
         self.lender = self._lender(rows, description)
         self.subjects, self.skipped = self._declare()
-        given = [feature.name for subject in self.subjects for feature in subject.features]
+        given = [feature.name for feature in declared]
         twice = sorted({name for name in given if given.count(name) > 1})
         if twice:
             raise DataRefused(

@@ -16,7 +16,7 @@ BALANCE = Measure("balance_after", "account balance", "账户余额", "money", "
 COUNTERPARTY = Measure("counterparty", "counterparties", "交易对手", "", "activity")
 ANY = Measure("transaction_id", "transactions", "交易", "", "activity")
 OVERDRAWN = Measure("overdrawn", "transactions that left the account overdrawn", "透支交易", "share", "balance", 1)
-MONTHLY_INFLOW = Measure("inflow", "the money received in a month", "月流入金额", "money", "income_regularity", -1)
+MONTHLY_INFLOW = Measure("inflow", "monthly amount received", "月度流入金额", "money", "income_regularity", -1)
 CATEGORIES = 6  # the most frequent ones have features of their own
 
 

@@ -17,7 +17,7 @@ BALANCE = Measure("balance", "balance owed on own credit lines", "自有授信�
 UTILISATION = Measure("utilisation", "share of the limit drawn", "额度使用率", "share", "utilisation", 1)
 PAST_DUE = Measure("days_past_due", "days past due on statements", "账单逾期天数", "days", "lateness", 1)
 OVERDUE = Measure("overdue_amount", "overdue amount on statements", "账单逾期金额", "money", "arrears", 1)
-REPAID = Measure("repaid", "money repaid in the month", "当月还款金额", "money", "payments", -1)
+REPAID = Measure("repaid", "monthly amount repaid", "月还款金额", "money", "payments", -1)
 LATE_DAYS = (1, 30)  # from how many days past due a month counts as late
 
 

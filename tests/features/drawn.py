@@ -83,7 +83,9 @@ def build(tables: dict[str, pa.Table], observations: pa.Table, **options: object
     return pa.concat_tables([part for part, _ in matrix.groups(asked)])
 
 
-def values(tables: dict[str, pa.Table], observations: str, **options: object) -> dict[tuple[str, str], dict[str, object]]:
+def values(
+    tables: dict[str, pa.Table], observations: str, **options: object
+) -> dict[tuple[str, str], dict[str, object]]:
     """Return (customer_id, as_of) -> feature -> value."""
     rows = build(tables, observe(observations), **options).to_pylist()
     return {(row["customer_id"], row["as_of"].isoformat()): row for row in rows}

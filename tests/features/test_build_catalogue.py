@@ -53,7 +53,7 @@ def test_a_protected_attribute_of_customers_is_no_feature():
 def test_spread_and_trend_of_large_money_are_exact():
     """Squares of large amounts neither overflow nor lose the digits that matter."""
     table = ibis.memtable({"g": ["a"] * 3, "x": [9e11, 9e11, 9e11], "y": [1.0, 2.0, 3.0], "d": [60, 30, 0]})
-    true = ibis.literal(True)  # noqa: FBT003
+    true = ibis.literal(True)
     got = table.group_by("g").aggregate(
         spread=spread(table.x, true), trend=trend(table.y, table.d, true), flat=trend(table.x, table.d, true)
     )

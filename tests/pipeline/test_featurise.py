@@ -20,11 +20,14 @@ TRANSACTIONS = """
     t2             a           2024-02-10 -40    60            rent
     t3             b           2024-02-11 10     10            salary
 """
-LATER = TRANSACTIONS + """
+LATER = (
+    TRANSACTIONS
+    + """
     t4             a           2024-05-10 9      69            lottery
     t5             b           2024-05-11 -5     5             lottery
     t6             b           2024-05-12 -5     0             lottery
 """
+)
 
 
 def lay(folder: Path, transactions: str) -> None:
@@ -37,7 +40,9 @@ def lay(folder: Path, transactions: str) -> None:
         part = folder / f"data/ingest/tables/{name}/known_month=2024-01"
         part.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, part / "part.parquet")
-    (folder / "data/ingest/tables.json").write_text(json.dumps({name: {"numeric": [], "categorical": []} for name in tables}))
+    (folder / "data/ingest/tables.json").write_text(
+        json.dumps({name: {"numeric": [], "categorical": []} for name in tables})
+    )
     training = observe("a 2024-02-01\na 2024-03-01\nb 2024-03-01")
     training = training.append_column("outcome", pa.array([0, 1, 0], pa.int8()))
     training = training.append_column("outcome_known_on", pa.array([dt.date(2025, 3, 1)] * 3, pa.date32()))
@@ -45,7 +50,9 @@ def lay(folder: Path, transactions: str) -> None:
     (folder / "data/observe").mkdir(exist_ok=True)
     pq.write_table(training, folder / "data/observe/training.parquet")
     pq.write_table(scoring, folder / "data/observe/scoring.parquet")
-    (folder / "params.yaml").write_text("source: drawn\nas_of: latest\nfeaturise: {windows_months: [1, 3], lag_months: 1}\n")
+    (folder / "params.yaml").write_text(
+        "source: drawn\nas_of: latest\nfeaturise: {windows_months: [1, 3], lag_months: 1}\n"
+    )
 
 
 def run_in(folder: Path, monkeypatch: pytest.MonkeyPatch, transactions: str = TRANSACTIONS) -> dict[str, bytes]:
