@@ -117,15 +117,14 @@ class Matrix:
         }
         self.lender = self._lender(rows, description)
         self.subjects, self.skipped = self._declare()
+        declared = [feature for subject in self.subjects for feature in subject.features]
         given = [feature.name for feature in declared]
         twice = sorted({name for name in given if given.count(name) > 1})
         if twice:
             raise DataRefused(
                 Problem("data/ingest/tables.json", "names that give each feature one name", ", ".join(twice), "Rename.")
             )
-        numbers = [
-            feature.name for subject in self.subjects for feature in subject.features if feature.kind == "numeric"
-        ]
+        numbers = [feature.name for feature in declared if feature.kind == "numeric"]
         self.across: tuple[Across, ...] = tuple(affordability.across(numbers, settings.windows))
 
     def _keep(self, name: str, expression: ibis.Table) -> ibis.Table:
