@@ -152,6 +152,9 @@ class Mapping(_Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")
     description: str = ""
+    caveats: tuple[str, ...] = Field(
+        default=(), description="what a reader must know of this data before believing a figure; printed in the report"
+    )
     as_of: dt.date | None = Field(
         default=None, description="an undated source's one date: its rows are known the day before"
     )

@@ -334,6 +334,7 @@ def _write_dates(mapping: Mapping, files: list[RawFile]) -> None:
             "source": mapping.name,
             "currency": mapping.currency,
             "undated": mapping.as_of is not None,
+            "caveats": list(mapping.caveats),
         },
     )
     say("ingest", "as_of", date=as_of.isoformat(), asked=asked)

@@ -86,6 +86,7 @@ def run_figures(predictions: pd.DataFrame) -> dict[str, Any]:
         "source": source_name(),
         "as_of": where.get("as_of") or summary.get("as_of"),
         "currency": where.get("currency"),
+        "caveats": where.get("caveats") or [],
         "horizon_months": summary.get("horizon_months"),
         "observed_by": summary.get("observed_by"),
         "until": summary.get("until"),
