@@ -320,6 +320,25 @@ def test_another_source_and_back_leaves_no_row_of_the_one_in_the_other(world):
     assert published(world) == lender
 
 
+@pytest.mark.parametrize(
+    ("fault", "content"), [("an empty file", ""), ("a header alone", "id,debt,age,bad\n"), ("no file", None)]
+)
+def test_a_source_without_rows_ends_with_code_2_and_the_old_table(world, fault, content):
+    before, saved = published(world), (world.folder / "params.yaml").read_text()
+    flat_file(world)
+    file = world.folder / "data/raw/flat/applicants.csv"
+    file.unlink() if content is None else file.write_text(content)
+    world.set_params({"source": "flat"})
+    try:
+        refused = world.pipeline("run")
+    finally:
+        (world.folder / "params.yaml").write_text(saved)
+        flat_file(world)
+    assert refused.returncode == 2, fault + refused.stdout[-2000:] + refused.stderr[-2000:]
+    assert "applicants.csv" in refused.stderr
+    assert published(world) == before
+
+
 def test_verify_names_a_changed_file_with_code_7(world):
     assert world.pipeline("verify").returncode == 0
     target = world.folder / CURRENT / "scored_customers.csv"
