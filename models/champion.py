@@ -1,8 +1,8 @@
 """Champion and candidate: whether a new model replaces the one that scores, judged on rows that neither has seen.
 
 The first model of a source becomes champion. A later one must pass the gate: not behind by more than a stated AUC on
-the same rows, calibrated, stable, and with enough defaults to say so. Where there are no such rows nothing can be said, and
-the champion stays.
+the same rows, calibrated, stable, and with enough defaults to say so. Where there are no such rows nothing can be said,
+and the champion stays.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def model_version(files: dict[str, bytes]) -> str:
 
 
 def write(folder: Path, files: dict[str, bytes], **facts: Any) -> None:
-    """Write a bundle so that the folder is whole or absent: a scratch folder beside it takes its place in one rename."""
+    """Write a bundle so that the folder is whole or absent: a scratch folder takes its place in one rename."""
     scratch = folder.with_name(f".tmp-{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

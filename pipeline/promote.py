@@ -1,8 +1,9 @@
 """Stage promote: the verdict on the candidate, and the bundle that is to score.
 
 Reads the files of select .. evaluate, judges the candidate once (the verdict is kept by candidate hash, so that a
-champion set by hand stays), and writes data/promote/scorer/: the champion's bundle, or the candidate's under `dvc exp run`. DVC
-keeps the folder between runs (`persist: true`): champions and verdicts of every source live in it. Never exits 3.
+champion set by hand stays), and writes data/promote/scorer/: the champion's bundle, or the candidate's under
+`dvc exp run`. DVC keeps the folder between runs (`persist: true`): champions and verdicts of every source live in it.
+Never exits 3.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from models.scorer import Scorer
 from pydantic import Field
 
 from features.errors import IntegrityRefused, Problem
 from models.champion import Gate, Judgement, judge
 from models.grades import Scale
+from models.scorer import Scorer
 from pipeline import bundle, tracking
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, read_json, say, write_json

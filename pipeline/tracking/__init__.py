@@ -218,7 +218,8 @@ def log_publication(
         if _existing(MlflowClient(), experiment_id, "bellwether.publication", run_id) is not None:
             return
         with mlflow.start_run(experiment_id=experiment_id, run_name=f"publish {run_id[:8]}"):
-            mlflow.set_tags(dict(tags) | ANONYMOUS | {"bellwether.kind": "publication", "bellwether.publication": run_id})
+            kind = {"bellwether.kind": "publication", "bellwether.publication": run_id}
+            mlflow.set_tags(dict(tags) | ANONYMOUS | kind)
             mlflow.log_metrics(dict(metrics))
             for path in artifacts:
                 if path.exists():

@@ -122,8 +122,37 @@ def test_the_contract_lists_what_the_code_can_write():
 
 def test_the_columns_are_those_of_version_1_in_order():
     """Columns are only ever added, after the last: these stay as they are."""
-    first = ["customer_id", "as_of", "run_id", "model_version", "data_version", "pd_12m", "pd_low", "pd_high", "pd_raw", "score", "grade", "grade_previous", "grade_change", "grade_3m", "grade_6m", "grade_12m", "grade_published_before", "exposure", "loss_given_default", "expected_loss", "credit_limit", "credit_limit_recommended", "limit_rule", "payment_term_days", "action", "alerts"]
-    reasons = [f"reason_{k}_{p}" for k in range(1, 5) for p in ("code", "text", "feature", "value", "typical", "points")]
+    first = [
+        "customer_id",
+        "as_of",
+        "run_id",
+        "model_version",
+        "data_version",
+        "pd_12m",
+        "pd_low",
+        "pd_high",
+        "pd_raw",
+        "score",
+        "grade",
+        "grade_previous",
+        "grade_change",
+        "grade_3m",
+        "grade_6m",
+        "grade_12m",
+        "grade_published_before",
+        "exposure",
+        "loss_given_default",
+        "expected_loss",
+        "credit_limit",
+        "credit_limit_recommended",
+        "limit_rule",
+        "payment_term_days",
+        "action",
+        "alerts",
+    ]
+    reasons = [
+        f"reason_{k}_{p}" for k in range(1, 5) for p in ("code", "text", "feature", "value", "typical", "points")
+    ]
     last = ["months_of_history", "missing_share", "out_of_range", "in_training", "next_review_on"]
     assert [c.name for c in CONTRACT.columns][:55] == [*first, *reasons, *last]
 

@@ -218,7 +218,9 @@ def test_a_wrong_policy_is_refused_with_all_faults_together():
     assert refused(lambda d: d["policy"]["stop_pd"].update(values=[1])) == ["policy: stop_pd.values"]
     assert refused(lambda d: d["policy"]["stop_pd"].pop("source")) == ["policy: stop_pd"]
     ladder = dict.fromkeys(SCALE.names, 30) | {"E2": 60}
-    assert refused(lambda d: d["policy"]["payment_terms"]["values"].update({"1990-01-01": ladder})) == ["policy: grades"]
+    assert refused(lambda d: d["policy"]["payment_terms"]["values"].update({"1990-01-01": ladder})) == [
+        "policy: grades"
+    ]
     fewer = dict.fromkeys(SCALE.names[:-1], 30)
     other = refused(lambda d: d["policy"]["payment_terms"]["values"].update({"1990-01-01": fewer}))
     assert other == ["policy: payment_terms"]

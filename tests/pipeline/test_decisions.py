@@ -136,7 +136,9 @@ def book(tmp_path_factory):
     shutil.copy(ROOT / "data/overrides.csv", folder / "data")
     (folder / "params.yaml").write_text("source: simulated\n")
     frame = rows(8)
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / "data/featurise/scoring/features.parquet")
+    pq.write_table(
+        pa.Table.from_pandas(frame, preserve_index=False), folder / "data/featurise/scoring/features.parquet"
+    )
     pq.write_table(position_of(frame), folder / "data/featurise/scoring/position.parquet")
     CATALOGUE.to_parquet(folder / "data/featurise/catalogue.parquet")
     (folder / "data/ingest/as_of.json").write_text('{"as_of": "2026-01-01", "currency": "EUR"}')
@@ -282,9 +284,7 @@ def test_bytes_repeat_and_do_not_depend_on_chunks_or_the_order_of_rows(here):
     """The second run has other chunks, and features and positions in reverse order."""
     run_all()
     before = {name: content(f"data/{name}") for name in ("score", "explain", "decide")}
-    Path("params.yaml").write_text(
-        "source: simulated\nscore: {rows_at_a_time: 37}\nexplain: {rows_at_a_time: 41}\n"
-    )
+    Path("params.yaml").write_text("source: simulated\nscore: {rows_at_a_time: 37}\nexplain: {rows_at_a_time: 41}\n")
     for name in ("features", "position"):
         path = f"data/featurise/scoring/{name}.parquet"
         table = pq.read_table(path)
