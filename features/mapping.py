@@ -163,6 +163,22 @@ class Mapping(_Strict):
     )
     tables: dict[str, Annotated[list[Block], BeforeValidator(_as_list)]] = Field(min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _observed_on_the_one_date(cls, raw: Any) -> Any:
+        """Let an undated source's observations stand on its one `as_of` where they do not say otherwise."""
+        tables = raw.get("tables") if isinstance(raw, dict) else None
+        observed = tables.get("observations") if isinstance(tables, dict) else None
+        if not isinstance(raw, dict) or not isinstance(tables, dict) or not raw.get("as_of") or not observed:
+            return raw
+        blocks = [
+            {**block, "columns": {"as_of": f"DATE '{raw['as_of']}'", **block["columns"]}}
+            if isinstance(block, dict) and isinstance(block.get("columns"), dict)
+            else block
+            for block in (observed if isinstance(observed, list) else [observed])
+        ]
+        return {**raw, "tables": {**tables, "observations": blocks}}
+
     def contract(self, table: str) -> Any:
         """Return the contract of one of the tables."""
         return contract_of(table, {column for block in self.tables[table] for column in block.columns})

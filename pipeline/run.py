@@ -234,10 +234,12 @@ def _reproduce() -> int:
     _warn_open_ended()
     scorer = Path("data/promote/scorer/manifest.json")
     if scorer.exists() and read_json(scorer).get("experiment"):
-        # An experiment left its candidate in scorer/; to DVC it counts as up to date.
-        code = dvc("repro", "--force", "--single-item", "promote")
-        if code:
-            return code
+        # An experiment left its candidate in scorer/; to DVC it counts as up to date. Its training comes first, or the
+        # experiment's own model would be judged as if it were a candidate.
+        for step in (("evaluate",), ("--force", "--single-item", "promote")):
+            code = dvc("repro", *step)
+            if code:
+                return code
     code = dvc("repro")
     if code == 0:
         versions.repair_current()

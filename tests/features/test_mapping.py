@@ -168,3 +168,18 @@ def test_columns_are_found_wherever_they_stand():
         "case when a = 1 then d.b end + coalesce(c, 0) + list_sum(list_transform([e], lambda z: z + 1))",
     )
     assert columns_of(tree) == [("a",), ("d", "b"), ("c",), ("e",)]
+
+
+def test_undated_observations_stand_on_the_source_s_one_date_unless_they_say_otherwise():
+    text = """name: flat
+currency: EUR
+as_of: 2024-01-01
+tables:
+  observations:
+    - {files: a.csv, columns: {customer_id: id, outcome: bad}}
+    - {files: b.csv, columns: {customer_id: id, outcome: bad, as_of: decided}}
+"""
+    mapping = parse_mapping(text, "flat.yaml")
+    first, second = mapping.tables["observations"]
+    assert first.columns["as_of"] == "DATE '2024-01-01'"
+    assert second.columns["as_of"] == "decided"

@@ -112,7 +112,7 @@ def test_the_truth_is_shown_beside_the_model_and_is_better(world):
     figures = json.dumps(json.loads((world.folder / "data/monitor/figures.json").read_text()))
     assert "true_pd" in figures
     metrics = json.loads((world.folder / "data/evaluate/metrics.json").read_text())
-    assert 0.6 < metrics["test"]["auc"] < 0.95
+    assert 0.6 < metrics["test.auc"] < 0.95
 
 
 def tracking_client(workspace: Workspace):
@@ -134,7 +134,7 @@ def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
     assert training[0].data.tags["git_commit"][:40].isalnum()
     assert any(tag.startswith("dvc.data/") for tag in training[0].data.tags)
     assert training[0].data.metrics["test.auc"] == pytest.approx(
-        json.loads((world.folder / "data/evaluate/metrics.json").read_text())["test"]["auc"]
+        json.loads((world.folder / "data/evaluate/metrics.json").read_text())["test.auc"]
     )
     version = client.get_model_version_by_alias("bellwether-simulated", "champion")
     assert version.tags["model_version"] == training[0].data.tags["bellwether.candidate"]
