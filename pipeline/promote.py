@@ -258,6 +258,7 @@ def _track(params: Params, source: str, verdict: dict[str, Any], evaluated: dict
                 Path("data/evaluate/plots"), Path("data/evaluate/metrics.json"), Path("data/select/features.json"),
                 Path("data/calibrate/summary.json"), ROOT / "verdict.json",
             ),
+            plots=Path("data/evaluate/plots"),
             trials=Path("data/tune/trials.parquet"),
             bundle=folder,
             registry=params.registry,

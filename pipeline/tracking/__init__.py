@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from features.errors import Problem, ServiceRefused
+from pipeline.tracking.plots import figures
 
 STORE = Path("mlruns")
 # mlflow would name the account and a path of the machine
@@ -36,6 +37,7 @@ class Training:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     artifacts: tuple[Path, ...]  # files and folders: plots, metrics, reasons
+    plots: Path  # folder of evaluate's plots, drawn as pictures
     trials: Path | None  # parquet
     bundle: Path  # folder of the model's files
     registry: str
@@ -143,6 +145,8 @@ def log_training(training: Training, *, strict: bool) -> None:
                         mlflow.log_artifacts(str(path), artifact_path=path.name)
                     elif path.exists():
                         mlflow.log_artifact(str(path))
+                for name, figure in figures(training.plots).items():
+                    mlflow.log_figure(figure, f"plots/{name}")
                 if training.trials is not None and training.trials.exists():
                     import pandas as pd
 

@@ -136,6 +136,9 @@ def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
     assert training[0].data.metrics["test.auc"] == pytest.approx(
         json.loads((world.folder / "data/evaluate/metrics.json").read_text())["test.auc"]
     )
+    logged = {item.path for item in client.list_artifacts(training[0].info.run_id, "plots")}
+    assert {"plots/roc.png", "plots/calibration.png", "plots/lift.png"} <= logged
+    assert any(item.path == "trials.json" for item in client.list_artifacts(training[0].info.run_id))
     version = client.get_model_version_by_alias("bellwether-simulated", "champion")
     assert version.tags["model_version"] == training[0].data.tags["bellwether.candidate"]
     assert client.get_model_version_by_alias("bellwether-simulated", "challenger").version == version.version
