@@ -31,10 +31,10 @@ install-dev: .venv/.installed-test
 	touch $@ .venv/.installed-run
 
 test: install-dev
-	$(V)/python -m pytest -m "not slow"
+	$(V)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: install-dev
-	$(V)/python -m pytest
+	$(V)/python -m pytest -n 2 --dist loadfile
 
 # One door: format, lint, types, the one way of imports.
 check: install-dev
