@@ -15,9 +15,10 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from models import encoders, estimator, tuning
-from models.calibration import CalibrateSettings, Calibrator, Choice, calibrate, variance_curve
+from models.calibration import CalibrateSettings, Calibrator, Choice, calibrate, disagreement
 from models.encoders import Encoders
 from models.inputs import Input, Panel
+from models.opinions import halves
 from models.selection import SelectSettings, select
 from models.splits import Indices, fold_count, grouped_folds, repeated_indices
 from models.tuning import FoldData, Tuned, TuneSettings, memory_study, repeat_count
@@ -52,8 +53,8 @@ class Trained:
     booster: str
     encoders: Encoders
     margin: np.ndarray  # a train row; NaN where no fold asked about it
-    third_a: np.ndarray  # margins of two models on disjoint thirds of customers; NaN outside the last third
-    third_b: np.ndarray
+    opinion_a: np.ndarray  # margins of two models that share neither customers nor evidence with each other,
+    opinion_b: np.ndarray  # nor the row's customer; NaN where a third of the customers cannot train
     learning_rate: float
     rounds: int
     seeds: int
@@ -91,70 +92,64 @@ def train(panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tune
     rate = settings.learning_rate or tuned.learning_rate
     rounds = settings.num_boost_round or max(1, round(tuned.rounds * tuned.learning_rate / rate))
     seeds = settings.seeds or seed_count(len(panel), panel.bads)
-    columns = [each.column for each in inputs]
-    monotone = estimator.monotone_constraints(inputs, tuned.monotone)
     given = {**tuned.parameters, "learning_rate": rate}
+    everything = np.arange(len(inputs))
 
-    def booster(rows: np.ndarray, several: int) -> tuple[str, Encoders]:
-        part = panel.take(rows)
-        coder, matrix = encoders.fit_matrix(part, inputs, tuned.smoothing, tuned.seed)
-        first = estimator.parameters(given, monotone, tuned.seed)
-        shared = estimator.dataset(matrix, part.outcome, columns, first)
-        texts = [
-            estimator.fit(shared, estimator.parameters(given, monotone, tuned.seed + 101 * n), rounds)
-            for n in range(several)
-        ]
-        return estimator.average(texts), coder
-
-    def asked(fold: tuple[np.ndarray, np.ndarray], several: int) -> np.ndarray:
+    def asked(fold: tuple[np.ndarray, np.ndarray], used: np.ndarray) -> np.ndarray:
         if len(fold[1]) == 0 or not 0 < panel.outcome[fold[0]].mean() < 1:
             return np.full(len(fold[1]), np.nan)
-        text, coder = booster(fold[0], several)
+        some = tuple(inputs[place] for place in used)
+        columns = [each.column for each in some]
+        monotone = estimator.monotone_constraints(some, tuned.monotone)
+        part = panel.take(fold[0])
+        coder, matrix = encoders.fit_matrix(part, some, tuned.smoothing, tuned.seed)
+        each_seed = [estimator.parameters(given, monotone, tuned.seed + 101 * n) for n in range(few)]
+        shared = estimator.dataset(matrix, part.outcome, columns, each_seed[0])
+        text = estimator.average([estimator.fit(shared, each, rounds) for each in each_seed])
         features = panel.features.iloc[fold[1]]
-        return estimator.margins(estimator.load(text, columns), coder.matrix(features, inputs))
+        return estimator.margins(estimator.load(text, columns), coder.matrix(features, some))
 
     few = seeds if len(panel) < 10_000 else 1
+    coder, matrix = encoders.fit_matrix(panel, inputs, tuned.smoothing, tuned.seed)
+    half_a, half_b = halves(matrix, inputs)
     third = grouped_folds(panel, 3, tuned.seed + 3)
-    last = np.flatnonzero(third == 2)
-    jobs = [(fold, few) for fold in indices] + [((np.flatnonzero(third == n), last), few) for n in (0, 1)]
-    *folds, a, b = estimator.side_by_side(lambda job: asked(*job), jobs)
+    thirds = [np.flatnonzero(third == number) for number in range(3)]
+    jobs = [(fold, everything) for fold in indices]
+    jobs += [((thirds[(n + 1) % 3], thirds[n]), half_a) for n in range(3)]
+    jobs += [((thirds[(n + 2) % 3], thirds[n]), half_b) for n in range(3)]
+    done = estimator.side_by_side(lambda job: asked(*job), jobs)
+    folds, opinions = done[: len(indices)], done[len(indices) :]
     total, times = np.zeros(len(panel)), np.zeros(len(panel))
     for (_, rows), margin in zip(indices, folds, strict=True):
         known = ~np.isnan(margin)
         total[rows[known]] += margin[known]
         times[rows[known]] += 1
-    thirds = np.full((2, len(panel)), np.nan)
-    thirds[:, last] = a, b
-    text, coder = _final(panel, inputs, tuned, given, rounds, seeds)
+    opinion = np.full((2, len(panel)), np.nan)
+    for place, answer in enumerate(opinions):
+        opinion[place // 3, thirds[place % 3]] = answer
     margin = np.where(times > 0, total / np.maximum(times, 1), np.nan)
-    return Trained(inputs, text, coder, margin, thirds[0], thirds[1], rate, rounds, seeds)
-
-
-def _final(
-    panel: Panel, inputs: tuple[Input, ...], tuned: Tuned, given: dict[str, object], rounds: int, seeds: int
-) -> tuple[str, Encoders]:
-    """Return the booster's text on all rows, seeds side by side and averaged, and its encoders."""
     columns = [each.column for each in inputs]
     monotone = estimator.monotone_constraints(inputs, tuned.monotone)
-    coder, matrix = encoders.fit_matrix(panel, inputs, tuned.smoothing, tuned.seed)
-    some = [estimator.parameters(given, monotone, tuned.seed + 101 * number) for number in range(seeds)]
-    shared = estimator.dataset(matrix, panel.outcome, columns, some[0])
-    return estimator.average(estimator.side_by_side(lambda each: estimator.fit(shared, each, rounds), some)), coder
+    each_seed = [estimator.parameters(given, monotone, tuned.seed + 101 * number) for number in range(seeds)]
+    shared = estimator.dataset(matrix, panel.outcome, columns, each_seed[0])
+    text = estimator.average(estimator.side_by_side(lambda each: estimator.fit(shared, each, rounds), each_seed))
+    return Trained(inputs, text, coder, margin, opinion[0], opinion[1], rate, rounds, seeds)
 
 
 def calibrated(
     margin: np.ndarray,
-    third_a: np.ndarray,
-    third_b: np.ndarray,
+    opinion_a: np.ndarray,
+    opinion_b: np.ndarray,
     outcome: np.ndarray,
     customer: np.ndarray,
     settings: CalibrateSettings,
 ) -> Choice:
     """Fit the calibration on the train rows that have an out-of-fold margin (NaN: none)."""
     known = ~np.isnan(margin)
-    both = ~np.isnan(third_a) & ~np.isnan(third_b)
-    variance = variance_curve(third_a[both], third_b[both]) if both.sum() >= 20 else None
-    return calibrate(margin[known], outcome[known], customer[known], settings, variance)
+    both = known & ~np.isnan(opinion_a) & ~np.isnan(opinion_b)
+    enough = both.sum() >= 20 and 0 < outcome[both].mean() < 1
+    hidden = disagreement(opinion_a[both], opinion_b[both], outcome[both]) if enough else 0.0
+    return calibrate(margin[known], outcome[known], customer[known], settings, hidden)
 
 
 def run(
@@ -172,6 +167,6 @@ def run(
     tuned = tuning.search(FoldData(panel, chosen, indices, settings.tune), memory_study(), settings.tune, watch)
     trained = train(panel, chosen, indices, tuned, settings.train)
     choice = calibrated(
-        trained.margin, trained.third_a, trained.third_b, panel.outcome, panel.customer, settings.calibrate
+        trained.margin, trained.opinion_a, trained.opinion_b, panel.outcome, panel.customer, settings.calibrate
     )
     return Fitted(trained, choice)

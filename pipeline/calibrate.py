@@ -28,10 +28,10 @@ class Params(CalibrateSettings, Section):
 
 def run(frame: pd.DataFrame, settings: CalibrateSettings) -> Choice:
     """Return the calibration of the rows of out_of_fold.parquet."""
-    columns = ("margin", "third_a", "third_b")
-    margin, third_a, third_b = (frame[name].to_numpy(dtype=float) for name in columns)
+    columns = ("margin", "opinion_a", "opinion_b")
+    margin, opinion_a, opinion_b = (frame[name].to_numpy(dtype=float) for name in columns)
     outcome, customer = frame["outcome"].to_numpy(dtype=int), frame["customer_id"].to_numpy(dtype=object)
-    return calibrated(margin, third_a, third_b, outcome, customer, settings)
+    return calibrated(margin, opinion_a, opinion_b, outcome, customer, settings)
 
 
 def main() -> None:

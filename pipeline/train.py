@@ -21,7 +21,7 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 from pipeline.tune import read_tuned
 
 OUT = Path("data/train")
-OUT_OF_FOLD = ("customer_id", "as_of", "fold", "outcome", "margin", "third_a", "third_b")
+OUT_OF_FOLD = ("customer_id", "as_of", "fold", "outcome", "margin", "opinion_a", "opinion_b")
 
 
 class Params(TrainSettings, Section):
@@ -31,7 +31,7 @@ class Params(TrainSettings, Section):
 
 
 def out_of_fold(panel: Panel, fold: pd.Series, trained: Trained) -> pd.DataFrame:
-    """Return a row a train row: key, fold, outcome, out-of-fold margin and the margins of the thirds' models."""
+    """Return a row a train row: key, fold, outcome, out-of-fold margin and two opinions on it."""
     frame = pd.DataFrame(
         {
             "customer_id": panel.customer,
@@ -39,8 +39,8 @@ def out_of_fold(panel: Panel, fold: pd.Series, trained: Trained) -> pd.DataFrame
             "fold": fold,
             "outcome": panel.outcome,
             "margin": trained.margin,
-            "third_a": trained.third_a,
-            "third_b": trained.third_b,
+            "opinion_a": trained.opinion_a,
+            "opinion_b": trained.opinion_b,
         }
     )
     return frame[list(OUT_OF_FOLD)]

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import IntegrityRefused
-from models.calibration import METHODS, CalibrateSettings, Calibrator, calibrate, cross_fitted, variance_curve
+from models.calibration import (
+    METHODS,
+    CalibrateSettings,
+    Calibrator,
+    calibrate,
+    centre_of,
+    cross_fitted,
+    disagreement,
+)
 from models.splits import grouped_folds_of
 
 
@@ -86,14 +94,45 @@ def test_repeated_rows_of_a_customer_do_not_narrow_the_interval():
     assert width[1] > 0.75 * width[0]
 
 
-def test_the_learners_variance_widens_the_interval():
-    margin, outcome, customer, _ = drawn(5000)
-    random = np.random.default_rng(2)
-    curve = variance_curve(margin + random.normal(0, 1.5, 5000), margin + random.normal(0, 1.5, 5000))
-    assert curve(np.array([-2.0]))[0] == pytest.approx(1.5**2 / 3, rel=0.25)
-    narrow = calibrate(margin, outcome, customer, CalibrateSettings()).calibrator.interval(np.array([-2.0]))
-    wide = calibrate(margin, outcome, customer, CalibrateSettings(), curve).calibrator.interval(np.array([-2.0]))
-    assert wide[1] - wide[0] > narrow[1] - narrow[0]
+def test_the_interval_holds_the_true_pds_that_are_hidden_behind_a_margin():
+    """Log-odds of the truth are the sum of three equal parts: two are seen, each by one opinion, and one is hidden.
+
+    An opinion explains a third, so its calibrated log-odds are a third of what they would be if the rest were known:
+    E (a - b)^2 = 2 r (1 - r) variance with r = 1/3, a little more than the hidden .64.
+    """
+    random = np.random.default_rng(4)
+    first, second, hidden = random.normal(0, 0.8, (3, 30_000))
+    true = 1 / (1 + np.exp(2.5 - first - second - hidden))
+    outcome = (random.random(30_000) < true).astype(int)
+    customer = np.arange(30_000).astype(str).astype(object)
+    spread = disagreement(first - 2.4, second - 2.4, outcome)
+    assert spread == pytest.approx(2 * (1 / 3) * (2 / 3) * 3 * 0.64, rel=0.1)
+    low, high = calibrate(first + second - 2.2, outcome, customer, CalibrateSettings(), 0.64).calibrator.interval(
+        first + second - 2.2
+    )
+    assert ((low <= true) & (true <= high)).mean() == pytest.approx(0.9, abs=0.02)
+    assert (true < low).mean() == pytest.approx(0.05, abs=0.02)
+    alone = calibrate(first + second - 2.2, outcome, customer, CalibrateSettings()).calibrator
+    low, high = alone.interval(first + second - 2.2)
+    assert ((low <= true) & (true <= high)).mean() < 0.6
+
+
+def test_two_opinions_that_agree_hide_nothing_and_scale_does_not_matter():
+    margin, outcome, _, _ = drawn(5000)
+    assert disagreement(margin, margin, outcome) == 0
+    assert disagreement(margin, 3 * margin + 1, outcome) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("variance", [0.1, 1.0, 4.0])
+def test_the_logit_normal_mean_is_that_of_quadrature(variance):
+    from scipy.integrate import quad
+    from scipy.stats import norm
+
+    log_odds = np.array([-6.0, -3.0, 0.0, 2.0])
+    for wanted, centre in zip(log_odds, centre_of(log_odds, variance), strict=True):
+        mean = quad(lambda z, c=centre: norm.pdf(z) / (1 + np.exp(-c - np.sqrt(variance) * z)), -12, 12)[0]
+        assert np.log(mean / (1 - mean)) == pytest.approx(wanted, abs=0.02)
+    assert centre_of(log_odds, 0.0) == pytest.approx(log_odds)
 
 
 def test_cross_fitted_pds_do_not_know_their_customer():

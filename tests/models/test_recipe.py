@@ -69,7 +69,31 @@ def test_it_recovers_a_known_world():
     slope, _ = metrics.calibration_line(asked.outcome, pd_)
     assert 0.85 < slope < 1.15
     low, high = fitted.calibrator.interval(fitted.margins(asked.features))
-    assert ((low <= true) & (true <= high)).mean() > 0.6
+    assert ((low <= true) & (true <= high)).mean() > 0.85
+
+
+def test_opinions_come_from_models_that_never_saw_the_rows_customer_nor_each_others_evidence(monkeypatch):
+    rows, inputs, _ = world(900)
+    chosen = select(rows, inputs, QUICK.select).inputs
+    seen = []
+    real = recipe.encoders.fit_matrix
+
+    def spy(panel, some, *rest):
+        seen.append((set(panel.customer), frozenset(each.name for each in some)))
+        return real(panel, some, *rest)
+
+    monkeypatch.setattr(recipe.encoders, "fit_matrix", spy)
+    tuned = recipe.Tuned({"num_leaves": 4, "max_bin": 63}, 0.1, 20, 0.3, 0.7, 4, 1, True, 20.0)
+    trained = recipe.train(rows, chosen, [(np.arange(450), np.arange(450, 900))], tuned, TrainSettings(seeds=1))
+    assert not np.isnan(trained.opinion_a).any()
+    assert not np.isnan(trained.opinion_b).any()
+    opinions = [each for each in seen if len(each[0]) == 300]
+    evidence = {names for _, names in opinions}
+    assert len(opinions) == 6
+    assert len(evidence) == 2
+    assert not frozenset.intersection(*evidence)
+    for half in evidence:
+        assert len(set.union(*(who for who, names in opinions if names == half))) == 900
 
 
 def test_same_rows_give_the_same_files():
