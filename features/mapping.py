@@ -1,7 +1,7 @@
 """The mapping file: how a lender's raw files become canonical tables; no Python, one file a source.
 
 `parse_mapping(text, where)` gives a frozen `Mapping` or refuses (exit code 4) with all faults together.
-`Mapping.model_json_schema()` is the JSON Schema that editors complete from.
+features/layout.py lays it out for its files, features/schema.py makes the JSON Schema that editors complete from.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from features.errors import ConfigurationRefused, Problem
-from features.tables import CONTRACTS, contract_of
+from features.tables import contract_of
 
+PAID = {"paid_on": "paid_on", "amount_paid": "amount", "payment_id": "payment_id", "paid_known_on": "known_on"}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -40,9 +41,22 @@ def _as_days(value: Any) -> Any:
     return int(match[1])
 
 
-Strings = Annotated[list[str], BeforeValidator(_as_list)]
-Sql = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
-Days = Annotated[int, BeforeValidator(_as_days)]
+def snake(text: str) -> str:
+    """Return a column's name as a lower-case name: `MonthlyIncome` is monthly_income, `A/B (%)` is a_b."""
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
+    name = re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")[:60]
+    return name if NAME.fullmatch(name) else f"column_{name}".rstrip("_")
+
+
+def _by_name(value: Any) -> Any:
+    """Let a list of the file's columns stand for lower-case name: column; a glob stays for features/layout.py."""
+    return {name if is_glob(name) else snake(str(name)): name for name in value} if isinstance(value, list) else value
+
+
+Strings = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+Sql = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | float | bool), Field(min_length=1)]
+Days = Annotated[int, BeforeValidator(_as_days, json_schema_input_type=int | str)]
+Named = Annotated[dict[str, Sql], BeforeValidator(_by_name, json_schema_input_type=dict[str, Sql] | list[str])]
 
 
 class _Strict(BaseModel):
@@ -70,14 +84,21 @@ class Format(_Strict):
 
 
 class Join(_Strict):
-    """A second file beside the main one (alias `row`): `left` adds its columns, `semi` keeps rows that occur in it."""
+    """A second file beside the main one (alias `row`).
+
+    `left` adds its columns, `semi` keeps rows that occur in it, `asof` adds the columns of its newest row known at `at`
+    (exchange rates, prices, ratings: `dated` is what a row is about, `known_on` when it was known, by default then).
+    """
 
     files: Strings
     format: Format = Format()
     alias: str = Field(alias="as", pattern=r"^[a-z][a-z0-9_]*$")
     on: Sql
-    kind: Literal["left", "semi"] = "left"
+    kind: Literal["left", "semi", "asof"] = "left"
     static: bool = Field(False, description="states that a left-joined file without dates does not change with time")
+    at: Sql | None = Field(default=None, description="asof: the row's date, over the main file's columns")
+    dated: Sql | None = Field(default=None, description="asof: the date of the joined file's row")
+    known_on: Sql | None = Field(default=None, description="asof: when the joined file's row was known; null: `dated`")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -85,25 +106,24 @@ class Join(_Strict):
     def _declared(self) -> Self:
         if self.kind == "left" and not self.static:
             raise ValueError("declared `static: true`: what is joined has no date of its own, so it must not change")
+        if (self.kind == "asof") != bool(self.at and self.dated):
+            raise ValueError("an `asof` join with `at` and `dated`, or another without them")
         return self
 
 
+def is_glob(name: Any) -> bool:
+    """Tell whether an attribute stands for several columns, as `Attr*` does."""
+    return isinstance(name, str) and "*" in name
+
+
 class Attributes(_Strict):
-    """Columns beyond the contract that pass through: numeric become DOUBLE, categorical VARCHAR."""
+    """Columns beyond the contract that pass through: numeric become DOUBLE, categorical VARCHAR.
 
-    numeric: dict[str, Sql] = Field(default_factory=dict)
-    categorical: dict[str, Sql] = Field(default_factory=dict)
+    Either name: SQL expression, or a list of the file's columns (`Attr*` for all that begin so and are not used).
+    """
 
-    @model_validator(mode="before")
-    @classmethod
-    def _lists(cls, value: Any) -> Any:
-        """Let a list of column names stand for name: name."""
-        if isinstance(value, dict):
-            return {
-                kind: {name: name for name in names} if isinstance(names, list) else names
-                for kind, names in value.items()
-            }
-        return value
+    numeric: Named = Field(default_factory=dict)
+    categorical: Named = Field(default_factory=dict)
 
 
 class Block(_Strict):
@@ -146,6 +166,9 @@ def _replace(value: Any, placeholder: str, text: str) -> Any:
     return value
 
 
+Blocks = Annotated[list[Block], BeforeValidator(_as_list, json_schema_input_type=Block | list[Block])]
+
+
 class Mapping(_Strict):
     """One source: its name, currency, dates and canonical tables."""
 
@@ -161,7 +184,7 @@ class Mapping(_Strict):
     live_since: dt.date | None = Field(
         default=None, description="deliveries from this day on: known no earlier than delivered"
     )
-    tables: dict[str, Annotated[list[Block], BeforeValidator(_as_list)]] = Field(min_length=1)
+    tables: dict[str, Blocks] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -195,10 +218,11 @@ def _contract_faults(mapping: Mapping, where: str) -> list[Problem]:
             continue
         contract = mapping.contract(table)
         known = {*contract.columns, "known_on"}
+        split = set(PAID) if table == "instalments" else set()
         for number, block in enumerate(blocks):
             place = f"{where}: tables.{table}[{number}]"
             for column in block.columns:
-                if column not in known:
+                if column not in known | split:
                     near = difflib.get_close_matches(column, sorted(known), 1)
                     problems.append(
                         Problem(
@@ -214,9 +238,9 @@ def _contract_faults(mapping: Mapping, where: str) -> list[Problem]:
                 Problem(f"{place}.columns.{column}", f"given: {contract.columns[column].sentence}", "no such key",
                         f"Add `{column}: <SQL expression over the file's columns>`.")
                 for column in contract.required()
-                if column not in block.columns
+                if column not in block.columns and not _given(mapping, block, column)
             ]  # fmt: skip
-            names = [*block.attributes.numeric, *block.attributes.categorical]
+            names = [name for name in [*block.attributes.numeric, *block.attributes.categorical] if not is_glob(name)]
             problems += [
                 Problem(f"{place}.attributes.{name}", "a lower-case name that is no canonical column, once",
                         "a name that cannot be used", "Rename the attribute.")
@@ -225,6 +249,11 @@ def _contract_faults(mapping: Mapping, where: str) -> list[Problem]:
             ]  # fmt: skip
             problems += _repeat_faults(block, place)
     return problems
+
+
+def _given(mapping: Mapping, block: Block, column: str) -> bool:
+    """Tell whether a required column may be left out: as_of where the source has one, the date of what is static."""
+    return (column == "as_of" and mapping.as_of is not None) or (column == "event_on" and block.static)
 
 
 def _repeat_faults(block: Block, place: str) -> list[Problem]:
@@ -320,11 +349,3 @@ def parse_mapping(text: str, where: str) -> Mapping:
     if problems:
         raise ConfigurationRefused(problems)
     return mapping
-
-
-def mapping_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a mapping file."""
-    schema = Mapping.model_json_schema()
-    schema["title"] = "Bellwether mapping"
-    schema["description"] = f"Canonical tables: {', '.join(CONTRACTS)}; any other name is a generic history."
-    return schema

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from features.errors import Problem
 from features.expressions import Reader, SqlFault, Texts, columns_of, is_plain, name, over, parse, quote
-from features.mapping import Block, Mapping
+from features.mapping import Block, Join, Mapping
 from features.tables import DATE, MONEY, RATIO, TEXT, WHOLE, Contract
 
 WANT = {DATE: "date", MONEY: "money", WHOLE: "money", RATIO: "number", TEXT: None}
+FILE_ROW = "file_row"  # in a mapping's SQL: the number of the row in its file, from 1
 ALWAYS = dt.date(1900, 1, 1)  # when rows of a static table without dates became known
 
 
@@ -58,6 +59,12 @@ def output_columns(contract: Contract, blocks: list[Block]) -> dict[str, str]:
     numeric = {attribute: RATIO for block in blocks for attribute in block.attributes.numeric}
     categorical = {attribute: TEXT for block in blocks for attribute in block.attributes.categorical}
     return {**columns, **dict(sorted(numeric.items())), **dict(sorted(categorical.items())), "known_on": DATE}
+
+
+def _mentions(block: Block, word: str) -> bool:
+    """Tell whether any expression of a block speaks of a column."""
+    attributes = [*block.attributes.numeric.values(), *block.attributes.categorical.values()]
+    return any(word in sql for sql in [*block.columns.values(), *attributes, block.where or ""])
 
 
 def _cast(column: str, target: str, sql: str, kind: str, texts: Texts) -> _Value:
@@ -110,8 +117,13 @@ class Stage:
         self.contract: Contract = mapping.contract(table)
         self.columns = output_columns(self.contract, mapping.tables[table])
         self.relations, self.has_deliveries = relations, has_deliveries
-        left = [join.alias for join in block.joins if join.kind == "left"]
+        left = [join.alias for join in block.joins if join.kind != "semi"]
         self.visible = {alias: relation for alias, relation in relations.items() if alias == "row" or alias in left}
+        self.numbered = FILE_ROW not in relations["row"].types and _mentions(block, FILE_ROW)
+        if self.numbered:
+            main = relations["row"]
+            self.visible["row"] = replace(main, types={**main.types, FILE_ROW: "BIGINT"})
+        self.dated: dict[str, str] = {}  # alias of an asof join -> what it reads and its condition
         self.problems: list[Problem] = []
         self.inputs: dict[str, str] = {}  # the innermost columns: what the file says, and each expression inside TRY
 
@@ -168,13 +180,48 @@ class Stage:
 
     def _source(self) -> str:
         """Return the FROM clause: the main file as `row`, and what is joined to it from the left."""
-        parts = [f'{self.relations["row"].name} AS "row"']
-        parts += [
-            f"LEFT JOIN {self.relations[join.alias].name} AS {name(join.alias)} ON ({join.on})"
-            for join in self.block.joins
-            if join.kind == "left"
-        ]
+        main = self.relations["row"].name
+        if self.numbered:
+            number = f"row_number() OVER (PARTITION BY __file ORDER BY rowid) AS {FILE_ROW}"
+            main = f"(SELECT *, rowid AS rowid, {number} FROM {main})"
+        parts = [f'{main} AS "row"']
+        for join in self.block.joins:
+            if join.kind == "left":  # lines that stand twice in a file without dates are one
+                relation = self.relations[join.alias]
+                columns = ", ".join(name(column) for column in relation.types)
+                distinct = f"(SELECT DISTINCT {columns} FROM {relation.name})"
+                parts.append(f"LEFT JOIN {distinct} AS {name(join.alias)} ON ({join.on})")
+            elif join.kind == "asof" and join.alias in self.dated:
+                parts.append(self.dated[join.alias])
         return " ".join(parts)
+
+    def _asof(self, number: int, join: Join) -> None:
+        """Write an asof join: of the rows that match, the newest `dated` among those known at the row's date."""
+        place, relation = f"joins[{number}]", self.relations[join.alias]
+        alone = {join.alias: relation}
+        condition = self._tree(f"{place}.on", join.on, {**self.visible, join.alias: relation})
+        at = self._tree(f"{place}.at", join.at or "", self.visible)
+        dated = self._tree(f"{place}.dated", join.dated or "", alone)
+        known = self._tree(f"{place}.known_on", join.known_on or join.dated or "", alone)
+        if not (condition and at and dated and known):
+            return
+        keys = [column[-1] for column in columns_of(condition) if column[0] == join.alias]
+        if not keys:
+            must = f"equalities with columns of {join.alias}"
+            self.problems.append(Problem(f"{self.place}.{place}.on", must, "none", f"Write row.x = {join.alias}.x."))
+            return
+        reader = self._reader(alone)
+        day, learned = (f"TRY(CAST({reader.read(tree, 'date')} AS DATE))" for tree in (dated, known))
+        when = f"TRY(CAST({self._reader(self.visible).read(at, 'date')} AS DATE))"
+        key = ", ".join(name(column) for column in dict.fromkeys(keys))
+        columns = ", ".join(name(column) for column in relation.types)
+        self.dated[join.alias] = f"""ASOF LEFT JOIN (
+            SELECT {columns}, _from FROM (
+                SELECT {columns}, {day} AS _dated, greatest(_dated, {learned}) AS _from
+                FROM {relation.name} AS {name(join.alias)} WHERE _from IS NOT NULL)
+            QUALIFY row_number() OVER (PARTITION BY {key}, _from ORDER BY _dated DESC, {columns}) = 1
+                AND _dated >= max(_dated) OVER (PARTITION BY {key} ORDER BY _from)
+            ) AS {name(join.alias)} ON ({join.on}) AND {when} >= {name(join.alias)}._from"""
 
     def _value(self, where: str, column: str, sql: str, target: str) -> _Value:
         """Compile one column's expression."""
@@ -248,8 +295,13 @@ class Stage:
         """Return the block's query in both forms, or its problems."""
         contract, block = self.contract, self.block
         values: dict[str, _Value] = {}
+        for number, join in enumerate(block.joins):
+            if join.kind == "asof":
+                self._asof(number, join)
         for column, spec in contract.columns.items():
             sql = block.columns.get(column)
+            if sql is None and column == "as_of" and self.mapping.as_of:
+                sql = f"DATE '{self.mapping.as_of}'"
             values[column] = self._value(f"columns.{column}", column, sql, spec.type) if sql else _Value(
                 f"CAST({spec.default or 'NULL'} AS {spec.type})"
             )  # fmt: skip
@@ -279,7 +331,12 @@ class Stage:
         """Return (rule, condition that breaks it) over the canonical columns."""
         rules = [("required:known_on", "known_on IS NULL")]
         for column, spec in self.contract.columns.items():
-            if spec.required and (column in self.block.columns or column != self.contract.generated_key):
+            undated = self.block.static and column == self.contract.event and column not in self.block.columns
+            if (
+                spec.required
+                and not undated
+                and (column in self.block.columns or column != self.contract.generated_key)
+            ):
                 rules.append((f"required:{column}", f"{name(column)} IS NULL"))
             kept = spec.rule(column)
             if kept and column in self.block.columns:

@@ -64,6 +64,18 @@ def _champion(arguments: argparse.Namespace) -> int:
     return champion.set_champion(arguments.version, author=arguments.author, reason=arguments.reason)
 
 
+def _check_source(arguments: argparse.Namespace) -> int:
+    from pipeline import check_source
+
+    return check_source.check(arguments.name, arguments.rows)
+
+
+def _new_source(arguments: argparse.Namespace) -> int:
+    from pipeline import new_source
+
+    return new_source.write(arguments.name)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = _Parser(prog="python -m pipeline", description="Bellwether's commands.")
@@ -79,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
     add("retrain", _retrain, "Move train.until to the run's as_of in params.yaml, then run.")
     add("status", _status, "Say what is published, from which model and data.")
     add("verify", _verify, "Re-hash the published versions and the champion.")
+    check = add("check-source", _check_source, "Show what a mapping makes of the first rows of its files, and why not.")
+    check.add_argument("name", help="of data/sources/<name>.yaml and data/raw/<name>")
+    check.add_argument("--rows", type=int, default=20_000, help="rows of each table to read (20,000)")
+    add("new-source", _new_source, "Draft a mapping from the files in data/raw/<name>.").add_argument("name")
     champion = add("champion", _champion, "Show the champion or set it by hand.")
     which = champion.add_subparsers(dest="what", required=True, parser_class=_Parser)
     which.add_parser("show", help="the champion and the versions that can replace it")

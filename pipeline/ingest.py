@@ -23,12 +23,12 @@ from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused,
 from features.expressions import name
 from features.mapping import Mapping, parse_mapping
 from pipeline.params import STAGES, Section, overrides, resolved_as_of, source_name
-from pipeline.raw import RawFile, digest, list_files
+from pipeline.raw import RawFile, digest, laid_out, list_files
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
 OUT = Path("data/ingest")
 SOURCES = Path("data/sources")
-CODE = ("tables.py", "mapping.py", "expressions.py", "staging.py", "reconcile.py")
+CODE = ("tables.py", "mapping.py", "layout.py", "expressions.py", "staging.py", "reconcile.py")
 
 
 class Params(Section):
@@ -61,7 +61,7 @@ def load_mapping(source: str) -> Mapping:
     mapping = parse_mapping(text, str(path))
     if mapping.name != source:
         raise ConfigurationRefused(Problem(f"{path}: name", source, mapping.name, "Name the mapping like its file."))
-    return mapping
+    return laid_out(mapping)
 
 
 def preflight(source: str) -> None:
@@ -160,7 +160,7 @@ def _check_stated(build: Any) -> None:
         raise DataRefused(problems)
 
 
-def _limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
+def over_limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
     """Return the tables of which too many rows, or too much of the amount, broke a rule."""
     problems = []
     for table, account in quality.items():
@@ -226,12 +226,12 @@ def build_tables(params: Params, mapping: Mapping, files: list[RawFile], where: 
                 total = {state: sum(block[state] for block in quality[table]["blocks"])
                          for state in ("read", "kept", "quarantined", "deduplicated", "left_out")}  # fmt: skip
                 say("ingest", table, **total, months=months)
-            as_of = _newest_known(connection, described)
+            as_of = newest_known(connection, described)
         finally:
             connection.close()
     write_json(OUT / "tables.json", described)
     write_json(OUT / "quality.json", {"source": mapping.name, "tables": quality, "newest_known_on": as_of})
-    problems = _limits(params, quality)
+    problems = over_limits(params, quality)
     if problems:
         raise DataRefused(problems)
     return quality
@@ -243,7 +243,7 @@ def _canonical() -> set[str]:
     return set(CONTRACTS)
 
 
-def _newest_known(connection: Any, described: dict[str, Any]) -> str | None:
+def newest_known(connection: Any, described: dict[str, Any]) -> str | None:
     """Return the newest day on which a kept row, or a stated outcome, became known."""
     from features.reconcile import KEPT, staged
 

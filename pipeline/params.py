@@ -137,9 +137,12 @@ class Section(Part):
     section: ClassVar[str]
 
     @classmethod
-    def load(cls) -> Self:
-        """Read the section, lay the source's override over it and check it; refuse (exit code 4) all faults at once."""
-        name = source_name()
+    def load(cls, source: str | None = None) -> Self:
+        """Read the section, lay the source's override over it and check it; refuse (exit code 4) all faults at once.
+
+        `source` is the chosen one where it is not given.
+        """
+        name = source or source_name()
         values = read_params().get(cls.section) or {}
         override = overrides(name).get(cls.section) or {} if cls.section != "simulate" else {}
         if not isinstance(values, dict) or not isinstance(override, dict):

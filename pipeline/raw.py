@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -25,7 +26,8 @@ from typing import Any, BinaryIO
 
 from features.errors import DataRefused, Problem
 from features.expressions import quote
-from features.mapping import Format
+from features.layout import expanded, split_payments
+from features.mapping import Format, Mapping, is_glob
 
 RAW = Path("data/raw")
 HEAD = 1 << 18  # bytes that hold any header
@@ -155,7 +157,7 @@ def _is_utf8(form: Format) -> bool:
     return form.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig", "ascii")
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique_names(names: list[str]) -> list[str]:
     """Name columns without a name by their place, and number repeated ones."""
     seen: set[str] = set()
     unique = []
@@ -180,7 +182,7 @@ def read_head(file: RawFile, form: Format) -> tuple[list[str], bool, bool]:
     if form.type == "arff":
         names = re.findall(r"(?im)^\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)", text)
         body = re.split(r"(?im)^\s*@data\s*$", text, maxsplit=1)
-        return _unique([name.strip("'\"") for name in names]), cr_only, len(body) == 2 and bool(body[1].strip())
+        return unique_names([name.strip("'\"") for name in names]), cr_only, len(body) == 2 and bool(body[1].strip())
     for _ in range(form.skip):
         lines.readline()
     quoting = {"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE, "quotechar": None}
@@ -191,7 +193,7 @@ def read_head(file: RawFile, form: Format) -> tuple[list[str], bool, bool]:
         else (line.rstrip("\n").split(form.delimiter) for line in lines)
     )
     first = next(rows, [])
-    names = _unique(first if form.header else form.names or [""] * len(first))
+    names = unique_names(first if form.header else form.names or [""] * len(first))
     return names, cr_only, (next(rows, None) is not None) or (not form.header and bool(first))
 
 
@@ -225,7 +227,7 @@ class RawReader:
         if form.type in ("csv", "arff"):
             return dict.fromkeys(read_head(file, form)[0], "VARCHAR")
         if form.type == "xlsx":
-            return dict.fromkeys(_unique(next(iter(_sheet(file, form)), [])), "VARCHAR")
+            return dict.fromkeys(unique_names(next(iter(sheet_rows(file, form)), [])), "VARCHAR")
         scan = self._scan([file.path], form, {})
         rows = self.connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()
         return {row[0]: "VARCHAR" if form.type == "jsonl" else row[1] for row in rows}
@@ -238,7 +240,7 @@ class RawReader:
         )
         if form.type == "xlsx":
             with target.open("w", encoding="utf-8", newline="") as out:
-                csv.writer(out, lineterminator="\n").writerows(_sheet(file, form))
+                csv.writer(out, lineterminator="\n").writerows(sheet_rows(file, form))
             return target, Format()
         if form.type == "arff":
             with open_bytes(file.path) as stream, target.open("wb") as sink:
@@ -307,7 +309,7 @@ class RawReader:
         return " UNION ALL BY NAME ".join(selects)
 
 
-def _sheet(file: RawFile, form: Format) -> Iterator[list[str]]:
+def sheet_rows(file: RawFile, form: Format) -> Iterator[list[str]]:
     """Yield the rows of a sheet as text: dates in ISO, numbers as Python writes them, nothing for empty cells."""
     import openpyxl
 
@@ -327,3 +329,19 @@ def _cell(value: object) -> str:
     if isinstance(value, dt.datetime):
         return value.date().isoformat() if value.time() == dt.time() else value.isoformat(sep=" ")
     return str(value)
+
+
+def laid_out(mapping: Mapping) -> Mapping:
+    """Return a mapping as it is to be built: payments split off, globs replaced by its files' columns (by headers)."""
+    mapping = split_payments(mapping)
+    blocks = [block for table in mapping.tables.values() for block in table]
+    if not any(
+        is_glob(name) for block in blocks for name in (*block.attributes.numeric, *block.attributes.categorical)
+    ):
+        return mapping
+    import duckdb
+
+    files = list_files(mapping.name)
+    with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch, duckdb.connect() as connection:
+        reader = RawReader(connection, Path(scratch))
+        return expanded(mapping, lambda block: reader.columns(select_files(files, block.files), block.format))

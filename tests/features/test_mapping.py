@@ -7,7 +7,8 @@ import pytest
 
 from features.errors import ConfigurationRefused
 from features.expressions import Reader, SqlFault, Texts, columns_of, parse
-from features.mapping import Block, mapping_schema, parse_mapping
+from features.mapping import Block, parse_mapping
+from features.schema import mapping_schema
 
 GOOD = """
 name: a
