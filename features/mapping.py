@@ -238,7 +238,7 @@ def _contract_faults(mapping: Mapping, where: str) -> list[Problem]:
                 Problem(f"{place}.columns.{column}", f"given: {contract.columns[column].sentence}", "no such key",
                         f"Add `{column}: <SQL expression over the file's columns>`.")
                 for column in contract.required()
-                if column not in block.columns and not _given(mapping, block, column)
+                if column not in block.columns and not (block.static and column == contract.event)
             ]  # fmt: skip
             names = [name for name in [*block.attributes.numeric, *block.attributes.categorical] if not is_glob(name)]
             problems += [
@@ -249,11 +249,6 @@ def _contract_faults(mapping: Mapping, where: str) -> list[Problem]:
             ]  # fmt: skip
             problems += _repeat_faults(block, place)
     return problems
-
-
-def _given(mapping: Mapping, block: Block, column: str) -> bool:
-    """Tell whether a required column may be left out: as_of where the source has one, the date of what is static."""
-    return (column == "as_of" and mapping.as_of is not None) or (column == "event_on" and block.static)
 
 
 def _repeat_faults(block: Block, place: str) -> list[Problem]:

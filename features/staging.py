@@ -300,8 +300,6 @@ class Stage:
                 self._asof(number, join)
         for column, spec in contract.columns.items():
             sql = block.columns.get(column)
-            if sql is None and column == "as_of" and self.mapping.as_of:
-                sql = f"DATE '{self.mapping.as_of}'"
             values[column] = self._value(f"columns.{column}", column, sql, spec.type) if sql else _Value(
                 f"CAST({spec.default or 'NULL'} AS {spec.type})"
             )  # fmt: skip

@@ -66,7 +66,8 @@ def sample_files(mapping: Mapping, files: list[RawFile], root: Path, rows: int) 
         path, whole = head_of(file, form, (root / file.name).parent, limit)
         heads.append(replace(file, path=path))
         cut |= set() if whole else {file.name}
-    for delivery in {file.delivery for file in files if file.delivery.files is not None or file.delivery.delivered_on}:
+    deliveries = {file.delivery.name: file.delivery for file in files if file.delivery.files is not None}
+    for delivery in deliveries.values():
         stated = {"delivered_on": str(delivery.delivered_on), "complete": delivery.complete}
         path = root / ("" if delivery.name == "." else delivery.name) / "manifest.json"
         path.parent.mkdir(parents=True, exist_ok=True)

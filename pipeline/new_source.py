@@ -291,7 +291,7 @@ def draft(source: str) -> str:
 def _head(source: str, *, undated: bool) -> Iterable[str]:
     """Yield the first lines."""
     yield "# yaml-language-server: $schema=mapping.schema.json"
-    yield f"# A first draft from data/raw/{source}/: every guess with its reason; nobody can guess what says {CHECK[:-1]}."
+    yield f"# A first draft from data/raw/{source}/: every guess with its reason; unknown is what says {CHECK[:-1]}."
     yield f"# Then: python -m pipeline check-source {source}"
     yield f"name: {source}"
     yield f"currency: USD # {CHECK} the files do not say"

@@ -46,10 +46,10 @@ def _lines(file: RawFile, form: Format, target: Path, rows: int) -> tuple[Path, 
     quote = form.quote if form.type == "csv" else ""
     with (
         open_bytes(file.path) as stream,
+        io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="") as text,
         _writing(target) as raw,
         io.TextIOWrapper(raw, encoding=encoding, errors="surrogateescape", newline="") as out,
     ):
-        text = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
         lines = iter(text)
         inside = False
         for count, line in enumerate(lines, 1):

@@ -70,9 +70,9 @@ def encoding_of(data: bytes, *, whole: bool) -> tuple[str, str]:
     for mark, name in ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
         if data.startswith(mark):
             return name, "a byte order mark says so"
-    if data[:4000].count(0) > len(data[:4000]) / 5:
-        odd = data[1:4000:2].count(0) > data[0:4000:2].count(0)
-        return ("utf-16-le" if odd else "utf-16-be"), "every other byte is zero"
+    odd, even = data[1:4000:2].count(0), data[0:4000:2].count(0)
+    if odd + even > 20:  # text has no zero bytes but those of two-byte letters
+        return ("utf-16-le" if odd > even else "utf-16-be"), "the upper byte of many letters is zero"
     if _decodes(data, "utf-8", whole=whole):
         return "utf-8", "all bytes are"
     high = re.findall(rb"[\x81-\xfe][\x40-\x7e\x80-\xfe]", data)
@@ -319,8 +319,8 @@ def _parquet(file: RawFile) -> tuple[list[str], list[list[str]], bool]:
 
 def _jsonl(file: RawFile) -> tuple[list[str], list[list[str]], bool]:
     records = []
-    with open_bytes(file.path) as stream:
-        for line in io.TextIOWrapper(stream, encoding="utf-8-sig"):
+    with open_bytes(file.path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
+        for line in text:
             if line.strip():
                 records.append(json.loads(line))
             if len(records) > ROWS:

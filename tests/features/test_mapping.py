@@ -4,11 +4,14 @@ import json
 
 import duckdb
 import pytest
+import yaml
+from conftest import ROOT
 
 from features.errors import ConfigurationRefused
 from features.expressions import Reader, SqlFault, Texts, columns_of, parse
-from features.mapping import Block, parse_mapping
-from features.schema import mapping_schema
+from features.layout import expanded, split_payments
+from features.mapping import Block, _UniqueKeys, parse_mapping
+from features.schema import mapping_schema, schema_text
 
 GOOD = """
 name: a
@@ -184,3 +187,66 @@ tables:
     first, second = mapping.tables["observations"]
     assert first.columns["as_of"] == "DATE '2024-01-01'"
     assert second.columns["as_of"] == "decided"
+
+
+# --- layout and schema ----------------------------------------------------------------------------------------------
+
+
+def test_payments_are_split_off_instalments_and_keep_the_lag_and_the_condition():
+    text = """name: a
+currency: EUR
+tables:
+  instalments:
+    files: plan.csv
+    columns: {credit_id: id, due_on: due, amount: owed, paid_on: paid-date, known_on: agreed}
+    where: owed > 0
+    known_after: 2 days
+"""
+    mapping = split_payments(parse_mapping(text, "a.yaml"))
+    (due,), (paid,) = mapping.tables["instalments"], mapping.tables["payments"]
+    assert due.columns == {"credit_id": "id", "due_on": "due", "amount": "owed", "known_on": "agreed"}
+    assert paid.columns == {"credit_id": "id", "paid_on": "paid-date", "amount": "owed", "due_on": "due"}
+    assert paid.where == '(owed > 0) and ("paid-date") is not null'
+    assert paid.known_after == 2
+
+
+def test_paid_on_belongs_to_instalments_alone():
+    said = problems(
+        GOOD.replace("amount: value}\n      attributes", "amount: value, amount_paid: x}\n      attributes")
+    )
+    assert any("amount_paid" in line for line in said)
+
+
+def test_globs_take_the_files_columns_that_nothing_else_names():
+    text = """name: a
+currency: EUR
+as_of: 2024-01-01
+tables:
+  observations:
+    files: f.csv
+    columns: {customer_id: id, outcome: case when Bad = 'x' then 1 else 0 end}
+    attributes: {numeric: ["Attr*", Income], categorical: ["*"]}
+"""
+    columns = ["id", "Bad", "Attr1", "Attr2", "Income", "City", "Exposure"]
+    (block,) = expanded(parse_mapping(text, "a.yaml"), lambda _: columns).tables["observations"]
+    assert block.attributes.numeric == {"attr1": "Attr1", "attr2": "Attr2", "income": "Income"}
+    assert block.attributes.categorical == {"city": "City", "exposure_2": "Exposure"}
+
+
+def test_the_published_schema_is_that_of_the_code():
+    published = (ROOT / "data/sources/mapping.schema.json").read_text(encoding="utf-8")
+    assert published == schema_text(), "stale: .venv/bin/python -m features.schema > data/sources/mapping.schema.json"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data/sources").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_schema_accepts_every_shipped_mapping_and_refuses_a_wrong_word(path):
+    import jsonschema
+
+    value = json.loads(json.dumps(yaml.load(path.read_text(), Loader=_UniqueKeys), default=str))
+    schema = json.loads(schema_text())
+    jsonschema.validate(value, schema)
+    table = next(iter(value["tables"]))
+    block = value["tables"][table][0] if isinstance(value["tables"][table], list) else value["tables"][table]
+    block["columns"]["customer_idd"] = "x"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(value, schema)
