@@ -9,9 +9,10 @@ model did not learn. No outcome tells how far; how far a second opinion differs 
 customer nor a piece of evidence (models/opinions.py) are asked about third parties, and their mean squared difference
 in log-odds is taken as the variance of the true log-odds around the model's. What both are blind to cannot be measured:
 that it is no more than what each half alone lacks is an assumption; on simulated lenders it held within a tenth. True
-PDs are then logit-normal *with the calibrated PD as their mean*, so the interval reaches further down than up. Added:
-the curve's own variance, clustered by customer. Never narrower than the Jeffreys interval of the defaults among the
-neighbours in score, where a customer's rows count as one.
+PDs are then logit-normal *with the calibrated PD as their mean*, so the interval reaches further down than up. Added,
+around the same centre: the curve's own variance, clustered by customer, and where the dates span more than a horizon
+the variance of the level of defaults from one horizon to the next. Never narrower than the Jeffreys interval of the
+defaults among the neighbours in score, where a customer's rows count as one.
 Sources: Platt 1999; Kull, Silva Filho, Flach 2017 (beta); Brown, Cai, DasGupta 2001 (Jeffreys); Crouch and Spiegelman
 1990 (mean of a logit-normal).
 """
@@ -34,6 +35,7 @@ Method = Literal["platt", "beta", "isotonic"]
 METHODS: tuple[Method, ...] = ("platt", "beta", "isotonic")  # simplest first
 LEAST_SLOPE = 0.02  # of log-odds by margin: ranking never changes
 SLOPE_PRIOR = 0.5  # standard deviation of Platt's and beta's slopes around 1
+LEAST_BADS = 20  # of a date, for its default rate to be compared
 GRID = 65  # margins at which the interval is kept
 
 
@@ -110,6 +112,8 @@ class Choice:
     calibrator: Calibrator
     tried: dict[str, float]
     why: str
+    hidden: float  # variance of the true log-odds around the calibrated
+    level: float  # variance of the level of all from one horizon to the next
 
 
 def calibrate(
@@ -118,10 +122,12 @@ def calibrate(
     customer: np.ndarray,
     settings: CalibrateSettings,
     hidden: float = 0.0,
+    level: float = 0.0,
 ) -> Choice:
     """Fit the curve on out-of-fold margins and outcomes (0/1) of the train rows.
 
-    `hidden` is the variance of the true log-odds at a margin (0: the interval is that of the average PD there).
+    `hidden` is the variance of the true log-odds at a margin (0: the interval is that of the average PD there), `level`
+    that of the level of all from one horizon to the next.
     """
     bads = min(int(outcome.sum()), int((1 - outcome).sum()))
     allowed = METHODS[:1] if bads < settings.few_bads else METHODS[:2] if bads < 3 * settings.few_bads else METHODS
@@ -133,14 +139,14 @@ def calibrate(
     figures = _fit(chosen, margin, outcome)
     tried: dict[str, float] = {name: float(loss.mean()) for name, loss in losses.items()}
     tried["uncalibrated"] = float(row_log_loss(outcome, probability(margin)).mean())
-    grid, low, high = _interval_grid(chosen, figures, margin, outcome, customer, settings, hidden)
+    grid, low, high = _interval_grid(chosen, figures, margin, outcome, customer, settings, (hidden, level))
     why = (
         "set by parameter" if settings.method else
         f"only {bads} defaults: no other is tried" if len(allowed) == 1 else
         "simplest within one standard error of the best log loss"
     )  # fmt: skip
-    level = settings.level
-    return Choice(Calibrator(chosen, figures, tuple(grid), tuple(low), tuple(high), level), tried, why)
+    calibrator = Calibrator(chosen, figures, tuple(grid), tuple(low), tuple(high), settings.level)
+    return Choice(calibrator, tried, why, hidden, level)
 
 
 def cross_fitted(
@@ -162,6 +168,26 @@ def disagreement(first: np.ndarray, second: np.ndarray, outcome: np.ndarray) -> 
     """
     opinions = [_log_odds("platt", _fit("platt", each, outcome), each) for each in (first, second)]
     return float(((opinions[0] - opinions[1]) ** 2).mean())
+
+
+def level_variance(as_of: np.ndarray, closes: np.ndarray, outcome: np.ndarray) -> float:
+    """Return how far, squared and in log-odds, the default rate moves from a date to the first after its window closed.
+
+    Chance is taken off (1/defaults + 1/good of either date). 0 where no two such dates have 20 defaults and 20 good.
+    """
+    dates, place = np.unique(as_of, return_inverse=True)
+    bads, rows = np.bincount(place, weights=outcome), np.bincount(place)
+    closed = np.array([closes[place == number].max() for number in range(len(dates))])
+    enough = np.minimum(bads, rows - bads) >= LEAST_BADS
+    moves = []
+    for start in np.flatnonzero(enough):
+        later = np.flatnonzero(enough & (dates >= closed[start]))
+        if len(later):
+            pair = [start, later[0]]
+            level = np.log(bads[pair] / (rows - bads)[pair])
+            chance = (1 / bads[pair] + 1 / (rows - bads)[pair]).sum()
+            moves.append((level[1] - level[0]) ** 2 - chance)
+    return max(0.0, float(np.mean(moves))) if moves else 0.0
 
 
 def centre_of(log_odds: np.ndarray, variance: float) -> np.ndarray:
@@ -249,7 +275,7 @@ def _interval_grid(
     outcome: np.ndarray,
     customer: np.ndarray,
     settings: CalibrateSettings,
-    hidden: float,
+    variances: tuple[float, float],
 ) -> tuple[list[float], list[float], list[float]]:
     """Return (margins, low, high) in log-odds; see the module's first lines for the method."""
     from scipy.stats import norm
@@ -259,8 +285,9 @@ def _interval_grid(
     middle = _log_odds(method, figures, grid)
     line: Method = "beta" if method == "beta" else "platt"
     error = _curve_variance(line, margin, outcome, customer, grid)
+    hidden, level = variances
     centre = centre_of(middle, hidden)
-    reach = norm.ppf(0.5 + settings.level / 2) * np.sqrt(error + hidden)
+    reach = norm.ppf(0.5 + settings.level / 2) * np.sqrt(error + hidden + level)
     weight = len(np.unique(customer.astype(str))) / len(customer)
     fitted = _log_odds(method, figures, margin)
     below, above = _neighbour_reach(fitted, margin, outcome, grid, settings.level, weight)

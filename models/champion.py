@@ -16,7 +16,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.drift import Bins
-from models.metrics import auc, calibration_line
+from models.metrics import auc, auc_difference, calibration_line
+
+PAIRED = {"": "difference", "_low": "low", "_high": "high", "_p": "p"}  # DeLong, on the same rows
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,12 +49,13 @@ def judge(
     champion: Floats | None,
     train: Floats | None,
     gate: Gate,
+    customer: npt.NDArray[np.object_] | None = None,
 ) -> Judgement:
     """Judge a candidate on rows that neither model was trained on.
 
     outcome: 0 or 1, shape (n,). candidate, champion: their PDs on the same rows, shape (n,); champion None judges the
     candidate alone (the absolute gate). train: the candidate's PDs on its train rows, shape (m,), for the score's PSI;
-    None leaves that out.
+    None leaves that out. customer: who each row is, shape (n,), for the paired DeLong test; None: rows are independent.
     """
     bads = int(outcome.sum())
     if bads < gate.min_bads or bads == len(outcome):
@@ -63,8 +66,11 @@ def judge(
     if champion is not None:
         figures["champion_auc"] = auc(outcome, champion)
         drop = figures["champion_auc"] - figures["candidate_auc"]
+        test = auc_difference(outcome, candidate, champion, customer)
+        figures |= {f"auc_gain{name}": test[key] for name, key in PAIRED.items()}
         if drop > gate.max_auc_drop:
-            reasons.append(f"AUC lower than the champion's by {drop:.4f}, allowed {gate.max_auc_drop:.4f}")
+            how = f"95% interval {-test['high']:.4f} to {-test['low']:.4f}, paired p {test['p']:.3f}"
+            reasons.append(f"AUC lower than the champion's by {drop:.4f} ({how}), allowed {gate.max_auc_drop:.4f}")
     slope, _ = calibration_line(outcome, candidate)
     figures["calibration_slope"] = slope
     low, high = gate.calibration_slope

@@ -43,13 +43,44 @@ def auc_variance(outcome: np.ndarray, score: np.ndarray, customer: np.ndarray | 
     of_bad, of_good = placements(outcome, score)
     if customer is None:
         return float(of_bad.var(ddof=1) / len(of_bad) + of_good.var(ddof=1) / len(of_good))
+    both = influence(outcome, score, customer)
+    return float(len(both) / (len(both) - 1) * (both**2).sum()) if len(both) > 1 else float("nan")
+
+
+def influence(outcome: np.ndarray, score: np.ndarray, customer: np.ndarray | None = None) -> np.ndarray:
+    """Return each customer's (without `customer`: each row's) whole influence on the AUC: they sum to 0."""
+    of_bad, of_good = placements(outcome, score)
     area = of_bad.mean()
-    place = np.unique(customer.astype(str), return_inverse=True)[1]
+    place = np.arange(len(outcome)) if customer is None else np.unique(customer.astype(str), return_inverse=True)[1]
     clusters = int(place.max()) + 1
     bad = np.bincount(place[outcome == 1], weights=of_bad - area, minlength=clusters)
     good = np.bincount(place[outcome == 0], weights=of_good - area, minlength=clusters)
-    both = bad / len(of_bad) + good / len(of_good)  # a customer's whole influence on the AUC
-    return float(clusters / (clusters - 1) * (both**2).sum()) if clusters > 1 else float("nan")
+    return np.asarray(bad / len(of_bad) + good / len(of_good))
+
+
+def auc_difference(
+    outcome: np.ndarray, first: np.ndarray, second: np.ndarray, customer: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return AUC(first) - AUC(second) on the same rows: difference, low, high (95%), standard_error, p (two-sided).
+
+    DeLong's test of two correlated areas; with `customer`, Obuchowski's for clustered rows. NaN with one class.
+    """
+    from scipy.stats import norm
+
+    if min(outcome.sum(), (1 - outcome).sum()) < 2:
+        return dict.fromkeys(("difference", "low", "high", "standard_error", "p"), float("nan"))
+    apart = auc(outcome, first) - auc(outcome, second)
+    if customer is None:
+        (bad_a, good_a), (bad_b, good_b) = placements(outcome, first), placements(outcome, second)
+        bad, good = bad_a - bad_b, good_a - good_b
+        variance = bad.var(ddof=1) / len(bad) + good.var(ddof=1) / len(good)
+    else:
+        both = influence(outcome, first, customer) - influence(outcome, second, customer)
+        variance = len(both) / max(len(both) - 1, 1) * (both**2).sum()
+    error = float(np.sqrt(variance))
+    reach = float(norm.ppf(0.5 + LEVEL / 2)) * error
+    p = float(2 * norm.sf(abs(apart) / error)) if error > 0 else float(apart == 0)
+    return {"difference": apart, "low": apart - reach, "high": apart + reach, "standard_error": error, "p": p}
 
 
 def auc_interval(
@@ -121,6 +152,22 @@ def reliability(outcome: np.ndarray, pd: np.ndarray, bins: int = 10) -> list[dic
             }
         )
     return records
+
+
+def brier_parts(outcome: np.ndarray, pd: np.ndarray, bins: int = 10) -> dict[str, float]:
+    """Return the Brier score as reliability - resolution + uncertainty + within (the spread of PDs inside the bins).
+
+    Bins as in `reliability`. Murphy 1973; Stephenson, Coelho, Jolliffe 2008 (`within`, which makes the sum exact).
+    """
+    base = outcome.mean()
+    parts = {"reliability": 0.0, "resolution": 0.0, "uncertainty": float(base * (1 - base)), "within": 0.0}
+    for rows in np.array_split(np.argsort(pd, kind="stable"), min(bins, len(pd))):
+        share, rate, mean = len(rows) / len(pd), outcome[rows].mean(), pd[rows].mean()
+        apart = pd[rows] - mean
+        parts["reliability"] += float(share * (mean - rate) ** 2)
+        parts["resolution"] += float(share * (rate - base) ** 2)
+        parts["within"] += float(share * ((apart**2).mean() - 2 * (apart * (outcome[rows] - rate)).mean()))
+    return parts
 
 
 def ece(outcome: np.ndarray, pd: np.ndarray, bins: int = 10) -> float:
@@ -266,6 +313,7 @@ def figures(outcome: np.ndarray, pd: np.ndarray, customer: np.ndarray | None = N
         "rows": len(outcome),
         "bads": int(outcome.sum()),
     }
+    result |= {f"brier_{name}": value for name, value in brier_parts(outcome, pd).items()}
     for each in lift_table(outcome, pd):
         result |= {f"{name}_{each['share']:.0%}".replace("%", ""): each[name] for name in ("capture", "lift")}
     return result

@@ -7,15 +7,16 @@ exists, with the same settings, so that its figures are those of everything that
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from typing import Self
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from models import encoders, estimator, tuning
-from models.calibration import CalibrateSettings, Calibrator, Choice, calibrate, disagreement
+from models.calibration import CalibrateSettings, Calibrator, Choice, calibrate, disagreement, level_variance
 from models.encoders import Encoders
 from models.inputs import Input, Panel
 from models.opinions import halves
@@ -84,32 +85,53 @@ def seed_count(rows: int, bads: int) -> int:
     return 5 if rows < 10_000 or bads < 200 else 3 if rows < 60_000 else 1
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How every booster of one training is fitted."""
+
+    panel: Panel
+    inputs: tuple[Input, ...]
+    tuned: Tuned
+    given: dict[str, object]
+    rounds: int
+    seeds: int
+    few: int  # seeds of the models that are asked about folds
+
+    @classmethod
+    def of(cls, panel: Panel, inputs: tuple[Input, ...], tuned: Tuned, settings: TrainSettings) -> Self:
+        rate = settings.learning_rate or tuned.learning_rate
+        rounds = settings.num_boost_round or max(1, round(tuned.rounds * tuned.learning_rate / rate))
+        seeds = settings.seeds or seed_count(len(panel), panel.bads)
+        given = {**tuned.parameters, "learning_rate": rate}
+        return cls(panel, inputs, tuned, given, rounds, seeds, seeds if len(panel) < 10_000 else 1)
+
+    def parameters(self, inputs: tuple[Input, ...], count: int) -> list[dict[str, object]]:
+        """Return LightGBM's parameters of `count` seeds."""
+        monotone = estimator.monotone_constraints(inputs, self.tuned.monotone)
+        return [estimator.parameters(self.given, monotone, self.tuned.seed + 101 * number) for number in range(count)]
+
+    def asked(self, fold: tuple[np.ndarray, np.ndarray], used: np.ndarray) -> np.ndarray:
+        """Return the margins of a fold's asked rows by a model of its train rows on some inputs; NaN: one class."""
+        if len(fold[1]) == 0 or not 0 < self.panel.outcome[fold[0]].mean() < 1:
+            return np.full(len(fold[1]), np.nan)
+        some = tuple(self.inputs[place] for place in used)
+        columns = [each.column for each in some]
+        part = self.panel.take(fold[0])
+        coder, matrix = encoders.fit_matrix(part, some, self.tuned.smoothing, self.tuned.seed)
+        each_seed = self.parameters(some, self.few)
+        shared = estimator.dataset(matrix, part.outcome, columns, each_seed[0])
+        text = estimator.average([estimator.fit(shared, each, self.rounds) for each in each_seed])
+        features = self.panel.features.iloc[fold[1]]
+        return estimator.margins(estimator.load(text, columns), coder.matrix(features, some))
+
+
 def train(panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tuned, settings: TrainSettings) -> Trained:
     """Train the final booster on all rows of `panel` and its out-of-fold twins on the folds.
 
     `indices`: (train rows, asked rows) of each fold; a row asked about several times gets its mean margin.
     """
-    rate = settings.learning_rate or tuned.learning_rate
-    rounds = settings.num_boost_round or max(1, round(tuned.rounds * tuned.learning_rate / rate))
-    seeds = settings.seeds or seed_count(len(panel), panel.bads)
-    given = {**tuned.parameters, "learning_rate": rate}
+    plan = _Plan.of(panel, inputs, tuned, settings)
     everything = np.arange(len(inputs))
-
-    def asked(fold: tuple[np.ndarray, np.ndarray], used: np.ndarray) -> np.ndarray:
-        if len(fold[1]) == 0 or not 0 < panel.outcome[fold[0]].mean() < 1:
-            return np.full(len(fold[1]), np.nan)
-        some = tuple(inputs[place] for place in used)
-        columns = [each.column for each in some]
-        monotone = estimator.monotone_constraints(some, tuned.monotone)
-        part = panel.take(fold[0])
-        coder, matrix = encoders.fit_matrix(part, some, tuned.smoothing, tuned.seed)
-        each_seed = [estimator.parameters(given, monotone, tuned.seed + 101 * n) for n in range(few)]
-        shared = estimator.dataset(matrix, part.outcome, columns, each_seed[0])
-        text = estimator.average([estimator.fit(shared, each, rounds) for each in each_seed])
-        features = panel.features.iloc[fold[1]]
-        return estimator.margins(estimator.load(text, columns), coder.matrix(features, some))
-
-    few = seeds if len(panel) < 10_000 else 1
     coder, matrix = encoders.fit_matrix(panel, inputs, tuned.smoothing, tuned.seed)
     half_a, half_b = halves(matrix, inputs)
     third = grouped_folds(panel, 3, tuned.seed + 3)
@@ -117,39 +139,60 @@ def train(panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tune
     jobs = [(fold, everything) for fold in indices]
     jobs += [((thirds[(n + 1) % 3], thirds[n]), half_a) for n in range(3)]
     jobs += [((thirds[(n + 2) % 3], thirds[n]), half_b) for n in range(3)]
-    done = estimator.side_by_side(lambda job: asked(*job), jobs)
-    folds, opinions = done[: len(indices)], done[len(indices) :]
-    total, times = np.zeros(len(panel)), np.zeros(len(panel))
-    for (_, rows), margin in zip(indices, folds, strict=True):
-        known = ~np.isnan(margin)
-        total[rows[known]] += margin[known]
-        times[rows[known]] += 1
+    done = estimator.side_by_side(lambda job: plan.asked(*job), jobs)
+    margin, opinions = _mean_margin(len(panel), indices, done[: len(indices)]), done[len(indices) :]
     opinion = np.full((2, len(panel)), np.nan)
     for place, answer in enumerate(opinions):
         opinion[place // 3, thirds[place % 3]] = answer
-    margin = np.where(times > 0, total / np.maximum(times, 1), np.nan)
     columns = [each.column for each in inputs]
-    monotone = estimator.monotone_constraints(inputs, tuned.monotone)
-    each_seed = [estimator.parameters(given, monotone, tuned.seed + 101 * number) for number in range(seeds)]
+    each_seed = plan.parameters(inputs, plan.seeds)
     shared = estimator.dataset(matrix, panel.outcome, columns, each_seed[0])
-    text = estimator.average(estimator.side_by_side(lambda each: estimator.fit(shared, each, rounds), each_seed))
-    return Trained(inputs, text, coder, margin, opinion[0], opinion[1], rate, rounds, seeds)
+    text = estimator.average(estimator.side_by_side(lambda each: estimator.fit(shared, each, plan.rounds), each_seed))
+    rate = float(str(plan.given["learning_rate"]))
+    return Trained(inputs, text, coder, margin, opinion[0], opinion[1], rate, plan.rounds, plan.seeds)
 
 
-def calibrated(
-    margin: np.ndarray,
-    opinion_a: np.ndarray,
-    opinion_b: np.ndarray,
-    outcome: np.ndarray,
-    customer: np.ndarray,
-    settings: CalibrateSettings,
-) -> Choice:
-    """Fit the calibration on the train rows that have an out-of-fold margin (NaN: none)."""
+def without_directions(
+    panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tuned, settings: TrainSettings
+) -> np.ndarray:
+    """Return out-of-fold margins as `train` does, by models that are not held to the features' directions."""
+    plan = _Plan.of(panel, inputs, replace(tuned, monotone=False), settings)
+    everything = np.arange(len(inputs))
+    return _mean_margin(len(panel), indices, estimator.side_by_side(lambda fold: plan.asked(fold, everything), indices))
+
+
+def _mean_margin(rows: int, indices: Indices, margins: list[np.ndarray]) -> np.ndarray:
+    """Return the mean of a row's margins over the folds that asked about it; NaN where none did."""
+    total, times = np.zeros(rows), np.zeros(rows)
+    for (_, asked), margin in zip(indices, margins, strict=True):
+        known = ~np.isnan(margin)
+        total[asked[known]] += margin[known]
+        times[asked[known]] += 1
+    return np.where(times > 0, total / np.maximum(times, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The train rows as calibration sees them: outcome, customer, dates, and three margins (NaN: none)."""
+
+    outcome: np.ndarray
+    customer: np.ndarray
+    as_of: np.ndarray  # datetime64
+    closes: np.ndarray  # datetime64, when the outcome is known
+    margin: np.ndarray  # out of fold
+    opinion_a: np.ndarray
+    opinion_b: np.ndarray
+
+
+def calibrated(rows: Judged, settings: CalibrateSettings) -> Choice:
+    """Fit the calibration on the train rows that have an out-of-fold margin."""
+    margin, outcome = rows.margin, rows.outcome
     known = ~np.isnan(margin)
-    both = known & ~np.isnan(opinion_a) & ~np.isnan(opinion_b)
+    both = known & ~np.isnan(rows.opinion_a) & ~np.isnan(rows.opinion_b)
     enough = both.sum() >= 20 and 0 < outcome[both].mean() < 1
-    hidden = disagreement(opinion_a[both], opinion_b[both], outcome[both]) if enough else 0.0
-    return calibrate(margin[known], outcome[known], customer[known], settings, hidden)
+    hidden = disagreement(rows.opinion_a[both], rows.opinion_b[both], outcome[both]) if enough else 0.0
+    level = level_variance(rows.as_of, rows.closes, outcome)
+    return calibrate(margin[known], outcome[known], rows.customer[known], settings, hidden, level)
 
 
 def run(
@@ -166,7 +209,8 @@ def run(
     indices = repeated_indices(panel, fold, plan, settings.tune.repeats or repeat_count(panel.bads))
     tuned = tuning.search(FoldData(panel, chosen, indices, settings.tune), memory_study(), settings.tune, watch)
     trained = train(panel, chosen, indices, tuned, settings.train)
-    choice = calibrated(
-        trained.margin, trained.opinion_a, trained.opinion_b, panel.outcome, panel.customer, settings.calibrate
+    judged = Judged(
+        panel.outcome, panel.customer, panel.as_of, panel.closes, trained.margin, trained.opinion_a, trained.opinion_b
     )
+    choice = calibrated(judged, settings.calibrate)
     return Fitted(trained, choice)

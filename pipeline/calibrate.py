@@ -11,9 +11,10 @@ from typing import ClassVar
 import pandas as pd
 
 from models.calibration import CalibrateSettings, Choice
-from models.recipe import calibrated
+from models.inputs import add_months
+from models.recipe import Judged, calibrated
 from pipeline.params import Section
-from pipeline.select import read_frame
+from pipeline.select import read_frame, read_selected
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
 IN = Path("data/train")
@@ -26,12 +27,13 @@ class Params(CalibrateSettings, Section):
     section: ClassVar[str] = "calibrate"
 
 
-def run(frame: pd.DataFrame, settings: CalibrateSettings) -> Choice:
+def run(frame: pd.DataFrame, horizon_months: int, settings: CalibrateSettings) -> Choice:
     """Return the calibration of the rows of out_of_fold.parquet."""
-    columns = ("margin", "opinion_a", "opinion_b")
-    margin, opinion_a, opinion_b = (frame[name].to_numpy(dtype=float) for name in columns)
+    as_of = frame["as_of"].to_numpy().astype("datetime64[D]")
+    margin, opinion_a, opinion_b = (frame[name].to_numpy(dtype=float) for name in ("margin", "opinion_a", "opinion_b"))
     outcome, customer = frame["outcome"].to_numpy(dtype=int), frame["customer_id"].to_numpy(dtype=object)
-    return calibrated(margin, opinion_a, opinion_b, outcome, customer, settings)
+    closes = add_months(as_of, horizon_months)
+    return calibrated(Judged(outcome, customer, as_of, closes, margin, opinion_a, opinion_b), settings)
 
 
 def main() -> None:
@@ -45,11 +47,13 @@ def main() -> None:
         say("calibrate", f"nothing to calibrate: {source['why']}")
         return
     frame = read_frame(IN / "out_of_fold.parquet")
-    choice = run(frame, settings)
+    choice = run(frame, read_selected()["split"]["horizon_months"], settings)
     fresh(OUT)
     (OUT / "calibrator.json").write_text(choice.calibrator.to_json(), encoding="utf-8")
     known = frame["margin"].notna()
     record |= {
+        "hidden_standard_deviation": round(choice.hidden**0.5, 6),  # of true log-odds around the PD's
+        "level_standard_deviation": round(choice.level**0.5, 6),  # of the level from one horizon to the next
         "method": choice.calibrator.method,
         "why": choice.why,
         "log_loss": choice.tried,

@@ -3,7 +3,8 @@
 By time: the very files of `train` and `calibrate` are asked about the out-of-time test rows. Where the split is
 random, select, tune, train and calibrate are repeated inside each fold of a repeated cross-validation grouped by
 customer, and the figures are those of the recipe. Reads data/featurise/training and data/{select,tune,train,calibrate},
-writes data/evaluate: metrics.json (flat keys), predictions.parquet, plots/*.json.
+writes data/evaluate: metrics.json (flat keys), predictions.parquet, plots/*.json. The challengers of `train` are asked
+about the same rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from models import metrics
+from models import breakdowns, challengers, metrics
 from models.calibration import CalibrateSettings, cross_fitted
 from models.estimator import probability
 from models.inputs import Input, Panel, inputs_from_catalogue
@@ -26,7 +27,7 @@ from models.recipe import Settings, TrainSettings
 from models.recipe import run as run_recipe
 from models.scorer import FILES, Scorer, fingerprint
 from models.selection import SelectSettings
-from models.splits import grouped_folds
+from models.splits import fold_indices, grouped_folds
 from models.tuning import TuneSettings
 from pipeline.params import Section
 from pipeline.select import TRAINING, read_frame, read_panel, read_selected, write_frame
@@ -34,7 +35,7 @@ from pipeline.stage import execute, fresh, progress, read_json, say, write_json
 
 OUT = Path("data/evaluate")
 PREDICTIONS = ("customer_id", "as_of", "part", "fold", "outcome", "pd_raw", "pd")
-PLOTS = ("roc", "calibration", "lift", "score_distribution")
+PLOTS = ("roc", "calibration", "lift", "score_distribution", "by_month", "by_segment")
 
 
 class Params(Section):
@@ -53,6 +54,7 @@ class CrossValidated:
 
     pd_raw: np.ndarray
     pd: np.ndarray
+    others: dict[str, np.ndarray]  # PDs of the challengers, in the first repeat
     fold: np.ndarray  # of the first repeat
     aucs: np.ndarray  # repeats x folds, NaN where a fold holds one class
 
@@ -75,6 +77,7 @@ def cross_validate(
     """
     repeats = repeat_count(params, len(panel))
     raw, fitted = np.empty((len(panel), repeats)), np.empty((len(panel), repeats))
+    others = {str(kind): np.full(len(panel), panel.outcome.mean()) for kind in challengers.KINDS}
     aucs = np.full((repeats, params.folds), np.nan)
     folds = [grouped_folds(panel, params.folds, settings.select.seed + 1009 * (n + 1)) for n in range(repeats)]
     for repeat, fold in enumerate(folds):
@@ -87,10 +90,23 @@ def cross_validate(
                 model = run_recipe(train, inputs, settings)
                 margin = model.margins(asked.features)
                 raw[rows, repeat], fitted[rows, repeat] = probability(margin), model.calibrator.pd(margin)
+                if repeat == 0:
+                    for kind, answer in asked_challengers(train, model.trained.inputs, asked, settings).items():
+                        others[kind][rows] = answer
             aucs[repeat, number] = metrics.auc(asked.outcome, fitted[rows, repeat]) if len(rows) else np.nan
             if watch is not None:
                 watch(repeat * params.folds + number + 1, repeats * params.folds, float(aucs[repeat, number]))
-    return CrossValidated(raw, fitted, folds[0], aucs)
+    return CrossValidated(raw, fitted, others, folds[0], aucs)
+
+
+def asked_challengers(
+    train: Panel, inputs: tuple[Input, ...], asked: Panel, settings: Settings
+) -> dict[challengers.Kind, np.ndarray]:
+    """Return the PDs of `asked` by challengers that learned from `train`."""
+    folds = fold_indices(train, grouped_folds(train, 3, settings.select.seed), "grouped")
+    coder, found = challengers.fit_all(train, inputs, folds, settings.tune.smoothing, settings.tune.seed)
+    matrix = coder.matrix(asked.features, inputs)
+    return {kind: probability(each.margins(matrix)) for kind, each in found.items()}
 
 
 def recipe_figures(panel: Panel, result: CrossValidated) -> dict[str, float]:
@@ -191,26 +207,42 @@ def main() -> None:
     )
     if selected["split"]["kind"] == "time":
         figures["kind"] = "out_of_time"
-        asked, test = predict_test(selected, files)
+        asked, test, others = predict_test(selected, files)
         of_test = metrics.figures(test.outcome, asked["pd"].to_numpy(), test.customer)
         of_test["psi"] = metrics.psi(known["pd"].to_numpy(), asked["pd"].to_numpy())
         predictions = pd.concat((known, asked), ignore_index=True)
-        outcome, judged = test.outcome, asked["pd"].to_numpy()
+        panel, judged = test, asked["pd"].to_numpy()
+        beside = breakdowns.comparison(test.outcome, judged, others, test.customer)
     else:
         figures["kind"] = "recipe_cross_validation"
         panel, result = predict_recipe(params)
         of_test = recipe_figures(panel, result)
         predictions = keyed(panel, "cross_validation", result.pd_raw.mean(axis=1), result.pd.mean(axis=1))
         predictions["fold"] = pd.array(result.fold, dtype="Int32")
-        outcome, judged = panel.outcome, predictions["pd"].to_numpy()
+        judged = predictions["pd"].to_numpy()
+        beside = breakdowns.comparison(panel.outcome, result.pd[:, 0], result.others, panel.customer)
     figures |= {f"test.{name}": value for name, value in of_test.items()}
     figures |= {f"train.{name}": value for name, value in of_train.items()}
-    write(figures, predictions, plots(outcome, judged, params.bins))
+    figures |= beside
+    drawn = plots(panel.outcome, judged, params.bins)
+    reference = known["pd"].to_numpy()
+    drawn["by_month"] = breakdowns.by_month(panel.as_of, panel.outcome, judged, panel.customer, reference)
+    drawn["by_segment"] = breakdowns.by_segment(panel, categories(selected), judged)
+    write(figures, predictions, drawn)
     say(
         "evaluate", figures["kind"].replace("_", " "), rows=of_test["rows"], defaults=of_test["bads"],
         auc=f"{of_test['auc']:.4f} ({of_test['auc_low']:.4f} to {of_test['auc_high']:.4f})",
         calibration_slope=f"{of_test['calibration_slope']:.3f}", brier=f"{of_test['brier']:.5f}",
     )  # fmt: skip
+    for kind in challengers.KINDS:
+        of = {name: beside[f"challenger.{kind}.{name}"] for name in ("auc", "auc_gain", "auc_gain_p", "brier")}
+        gain = f"{of['auc_gain']:+.4f} (p {of['auc_gain_p']:.3f})"
+        say("evaluate", f"beside {kind}", auc=f"{of['auc']:.4f}", gain=gain, brier=f"{of['brier']:.5f}")
+
+
+def categories(selected: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the categorical features that were selected."""
+    return tuple(record["name"] for record in selected["features"] if record["kind"] == "categorical")
 
 
 def keyed(panel: Panel, part: str, raw: np.ndarray, calibrated: np.ndarray) -> pd.DataFrame:
@@ -227,12 +259,21 @@ def keyed(panel: Panel, part: str, raw: np.ndarray, calibrated: np.ndarray) -> p
     return pd.DataFrame(columns)
 
 
-def predict_test(selected: dict[str, Any], files: dict[str, bytes]) -> tuple[pd.DataFrame, Panel]:
-    """Return the candidate's predictions of the out-of-time test rows, and those rows."""
+def predict_test(
+    selected: dict[str, Any], files: dict[str, bytes]
+) -> tuple[pd.DataFrame, Panel, dict[str, np.ndarray]]:
+    """Return the candidate's predictions of the out-of-time test rows, those rows, and the challengers' PDs of them."""
     rows, part, _ = read_panel(selected)
     test = rows.take(part == "test")
-    scored = Scorer.from_files(files).probabilities(test.features)
-    return keyed(test, "test", scored["pd_raw"].to_numpy(), scored["pd"].to_numpy()), test
+    scorer = Scorer.from_files(files)
+    scored = scorer.probabilities(test.features)
+    matrix = scorer.matrix(test.features)
+    folder = Path("data/train/challengers")
+    found = {
+        kind: challengers.Challenger.from_json((folder / f"{kind}.json").read_bytes()) for kind in challengers.KINDS
+    }
+    others = {str(kind): probability(each.margins(matrix)) for kind, each in found.items()}
+    return keyed(test, "test", scored["pd_raw"].to_numpy(), scored["pd"].to_numpy()), test, others
 
 
 def predict_recipe(params: Params) -> tuple[Panel, CrossValidated]:

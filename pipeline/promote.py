@@ -154,6 +154,7 @@ def run(champion: dict[str, bytes] | None, gate: Gate, kind: str) -> tuple[str, 
         Scorer.from_files(champion).score(rows)["pd"].to_numpy(dtype=float),
         train,
         gate,
+        test["customer_id"].to_numpy(dtype=object),
     )
     return ("promoted" if judgement.passed else "kept"), judgement
 

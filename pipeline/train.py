@@ -1,7 +1,8 @@
 """train: the final booster on all train rows, and out-of-fold margins for calibration.
 
 Reads data/featurise/training, data/select and data/tune, writes data/train: booster.txt, encoders.json, features.json,
-out_of_fold.parquet, summary.json. The file that `evaluate` judges is this very booster.
+out_of_fold.parquet, challengers/{scorecard,logistic}.json, summary.json. The file that `evaluate` judges is this very
+booster; the challengers learn from the same rows, inputs and folds.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 
+from models import challengers, metrics
 from models.inputs import Panel
-from models.recipe import Trained, TrainSettings, train
+from models.recipe import Trained, TrainSettings, train, without_directions
 from models.splits import repeated_indices
 from models.tuning import repeat_count
 from pipeline.params import Section
@@ -46,6 +49,13 @@ def out_of_fold(panel: Panel, fold: pd.Series, trained: Trained) -> pd.DataFrame
     return frame[list(OUT_OF_FOLD)]
 
 
+def direction_cost(panel: Panel, trained: Trained, free: np.ndarray) -> dict[str, float]:
+    """Return what holding the features to their directions costs in out-of-fold AUC, with DeLong's interval."""
+    known = ~np.isnan(trained.margin) & ~np.isnan(free)
+    found = metrics.auc_difference(panel.outcome[known], free[known], trained.margin[known], panel.customer[known])
+    return {name: round(found[name], 6) for name in ("difference", "low", "high")}
+
+
 def main() -> None:
     """Read rows, folds and parameters, train, write data/train."""
     settings = Params.load()
@@ -64,8 +74,13 @@ def main() -> None:
     panel = rows.take(inside)
     repeats = read_json(Path("data/tune/summary.json"))["settings"]["repeats"] or repeat_count(panel.bads)
     indices = repeated_indices(panel, fold[inside], selected["split"], repeats)
-    trained = train(panel, selected_inputs(selected), indices, tuned, settings)
+    inputs = selected_inputs(selected)
+    trained = train(panel, inputs, indices, tuned, settings)
+    _, others = challengers.fit_all(panel, inputs, indices, tuned.smoothing, tuned.seed)
     fresh(OUT)
+    (OUT / "challengers").mkdir()
+    for kind, other in others.items():
+        (OUT / "challengers" / f"{kind}.json").write_text(other.to_json(inputs), encoding="utf-8")
     (OUT / "booster.txt").write_text(trained.booster, encoding="utf-8")
     (OUT / "encoders.json").write_text(trained.encoders.to_json(), encoding="utf-8")
     write_json(OUT / "features.json", {"trained": True, "features": [each.record() for each in trained.inputs]})
@@ -81,12 +96,19 @@ def main() -> None:
         "seeds": trained.seeds,
         "learning_rate": trained.learning_rate,
         "monotone": sum(each.direction != 0 for each in trained.inputs) if tuned.monotone else 0,
+        "challengers": {kind: {"inputs": len(each.columns), "penalty": each.penalty} for kind, each in others.items()},
     }
+    if summary["monotone"]:
+        free = without_directions(panel, inputs, indices, tuned, settings)
+        summary["auc_cost_of_directions"] = direction_cost(panel, trained, free)
     write_json(OUT / "summary.json", summary)
     say(
         "train", "trained", rows=len(panel), defaults=panel.bads, features=len(trained.inputs),
         trees=trained.rounds * trained.seeds, seeds=trained.seeds, monotone=summary["monotone"],
     )  # fmt: skip
+    if "auc_cost_of_directions" in summary:
+        cost = summary["auc_cost_of_directions"]
+        say("train", "AUC given up for directions", **{name: f"{value:.4f}" for name, value in cost.items()})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from models.calibration import (
     centre_of,
     cross_fitted,
     disagreement,
+    level_variance,
 )
 from models.splits import grouped_folds_of
 
@@ -133,6 +134,21 @@ def test_the_logit_normal_mean_is_that_of_quadrature(variance):
         mean = quad(lambda z, c=centre: norm.pdf(z) / (1 + np.exp(-c - np.sqrt(variance) * z)), -12, 12)[0]
         assert np.log(mean / (1 - mean)) == pytest.approx(wanted, abs=0.02)
     assert centre_of(log_odds, 0.0) == pytest.approx(log_odds)
+
+
+def test_the_level_variance_is_that_of_the_years_beyond_chance():
+    """Levels of 30 years vary by .5 around their mean, so the square of a year's move is .5 on average."""
+    random = np.random.default_rng(3)
+    as_of = np.repeat(np.arange("2000", "2030", dtype="datetime64[Y]").astype("datetime64[D]"), 4000)
+    closes = np.repeat(np.arange("2001", "2031", dtype="datetime64[Y]").astype("datetime64[D]"), 4000)
+    level = np.repeat(random.normal(-3, 0.5, 30), 4000)
+    outcome = (random.random(len(level)) < 1 / (1 + np.exp(-level))).astype(int)
+    assert level_variance(as_of, closes, outcome) == pytest.approx(0.5, abs=0.25)
+    steady = (random.random(len(level)) < 0.05).astype(int)
+    assert level_variance(as_of, closes, steady) < 0.01
+    assert level_variance(as_of[:4000], closes[:4000], outcome[:4000]) == 0
+    late = closes + np.timedelta64(365 * 40, "D")
+    assert level_variance(as_of, late, outcome) == 0
 
 
 def test_cross_fitted_pds_do_not_know_their_customer():

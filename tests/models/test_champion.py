@@ -31,6 +31,20 @@ def test_a_candidate_that_ranks_worse_is_kept_out(rows):
     verdict = judge(outcome, noisy, pd, noisy, Gate(calibration_slope=(0, 9)))
     assert not verdict.passed
     assert "AUC lower" in verdict.reasons[0]
+    assert "paired p 0.000" in verdict.reasons[0]
+    assert verdict.figures["auc_gain_low"] < verdict.figures["auc_gain"] < verdict.figures["auc_gain_high"] < 0
+    gain = verdict.figures["candidate_auc"] - verdict.figures["champion_auc"]
+    assert verdict.figures["auc_gain"] == pytest.approx(gain)
+
+
+def test_customers_with_several_rows_make_the_comparison_less_sure(rows):
+    margin, pd, outcome = rows
+    noisy = 1 / (1 + np.exp(-margin - np.random.default_rng(1).normal(0, 0.3, len(margin))))
+    twice = [np.tile(each, 2) for each in (outcome, noisy, pd)]
+    who = np.tile(np.arange(len(pd)).astype(str), 2).astype(object)
+    alone = judge(*twice, None, Gate()).figures
+    grouped = judge(*twice, None, Gate(), who).figures
+    assert grouped["auc_gain_high"] - grouped["auc_gain_low"] > 1.3 * (alone["auc_gain_high"] - alone["auc_gain_low"])
 
 
 def test_an_overconfident_candidate_is_kept_out_by_its_slope(rows):

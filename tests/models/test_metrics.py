@@ -129,6 +129,55 @@ def test_ece_of_perfect_and_shifted_bins():
     assert metrics.ece(outcome, np.full(400, 0.45)) == pytest.approx(0.2, abs=0.02)
 
 
+def test_paired_delong_is_that_of_the_pairwise_kernels(sample):
+    """DeLong, DeLong, Clarke-Pearson 1988: the covariance of both areas' structural components, written out."""
+    outcome, first = (some[:500] for some in sample)
+    second = first + np.random.default_rng(1).normal(0, 0.1, 500)
+    parts = []
+    for score in (first, second):
+        bad, good = score[outcome == 1], score[outcome == 0]
+        parts.append((bad[:, None] > good) + 0.5 * (bad[:, None] == good))
+    of_bad = np.cov([part.mean(axis=1) for part in parts]) / (outcome == 1).sum()
+    of_good = np.cov([part.mean(axis=0) for part in parts]) / (outcome == 0).sum()
+    covariance = of_bad + of_good
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    found = metrics.auc_difference(outcome, first, second)
+    assert found["standard_error"] == pytest.approx(np.sqrt(variance), rel=1e-9)
+    assert found["difference"] == pytest.approx(parts[0].mean() - parts[1].mean())
+    assert found["low"] < found["difference"] < found["high"]
+
+
+def test_paired_delong_rejects_equal_models_as_often_as_it_says():
+    random = np.random.default_rng(5)
+    p = []
+    for _ in range(400):
+        outcome = np.repeat([1, 0], [50, 150])
+        common = random.normal(outcome, 1)
+        p.append(metrics.auc_difference(outcome, *(common + random.normal(0, 0.7, (2, 200))))["p"])
+    assert np.mean(np.array(p) < 0.1) == pytest.approx(0.1, abs=0.045)
+
+
+def test_paired_test_by_customer_is_not_fooled_by_repeated_rows(sample):
+    outcome, first = (some[:400] for some in sample)
+    second = first + np.random.default_rng(2).normal(0, 0.05, 400)
+    once = metrics.auc_difference(outcome, first, second)
+    rows = [np.tile(each, 4) for each in (outcome, first, second, np.arange(400).astype(str))]
+    again = metrics.auc_difference(*rows)
+    assert again["standard_error"] == pytest.approx(once["standard_error"], rel=0.03)
+    assert metrics.auc_difference(*rows[:3])["standard_error"] < 0.6 * once["standard_error"]
+    assert metrics.auc_difference(outcome, first, first)["p"] == 1
+
+
+def test_brier_parts_add_up_and_are_murphys_where_pds_repeat(sample):
+    outcome, pd = sample
+    parts = metrics.brier_parts(outcome, pd)
+    total = parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["within"]
+    assert total == pytest.approx(metrics.brier(outcome, pd), abs=1e-12)
+    outcome, pd = np.tile([1, 0, 0, 0, 1, 1, 1, 0], 10), np.tile([0.2] * 4 + [0.6] * 4, 10)
+    by_hand = {"reliability": (0.05**2 + 0.15**2) / 2, "resolution": 0.25**2, "uncertainty": 0.25, "within": 0}
+    assert metrics.brier_parts(outcome, pd, 2) == pytest.approx(by_hand, abs=1e-12)
+
+
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5)), min_size=4, max_size=40))
 def test_auc_turns_round_with_the_score(rows):
     outcome, score = np.array(rows).T

@@ -140,3 +140,15 @@ def test_overrides_scale_the_trees():
     assert half.booster.count("\nTree=") == 160
     few = recipe.train(rows, chosen, folds, tuned, TrainSettings(num_boost_round=7, seeds=1))
     assert few.booster.count("\nTree=") == 7
+
+
+def test_models_without_directions_are_those_that_train_gives_when_none_are_wanted():
+    rows, inputs, _ = world(600)
+    chosen = select(rows, inputs, QUICK.select).inputs
+    tuned = recipe.Tuned({"num_leaves": 4, "max_bin": 63}, 0.1, 20, 0.3, 0.7, 4, 1, True, 20.0)
+    folds = [(np.arange(300), np.arange(300, 600)), (np.arange(300, 600), np.arange(300))]
+    free = recipe.without_directions(rows, chosen, folds, tuned, TrainSettings(seeds=1))
+    held = recipe.train(rows, chosen, folds, tuned, TrainSettings(seeds=1)).margin
+    wanted = recipe.Tuned(**{**tuned.record(), "monotone": False})
+    assert (free == recipe.train(rows, chosen, folds, wanted, TrainSettings(seeds=1)).margin).all()
+    assert (free != held).any()

@@ -120,7 +120,7 @@ def test_the_same_input_gives_the_same_bytes(by_time, tmp_path, monkeypatch):
     write_panel(tmp_path, pd.date_range("2020-01-01", periods=8, freq="3MS"))
     run_all(tmp_path, monkeypatch)
     assert bytes_of(tmp_path) == bytes_of(by_time)
-    assert len(bytes_of(tmp_path)) == 19
+    assert len(bytes_of(tmp_path)) == 23
 
 
 def test_a_killed_search_resumes_and_ends_the_same(by_time, tmp_path, monkeypatch):
@@ -160,6 +160,20 @@ def test_plots_are_records_for_dvc(by_time):
     assert sum(each["bads"] for each in read(by_time / "data/evaluate/plots/calibration.json")) == metrics["test.bads"]
 
 
+def test_challengers_stand_beside_the_model_on_the_same_rows(by_time):
+    metrics = read(by_time / "data/evaluate/metrics.json")
+    for kind in ("scorecard", "logistic"):
+        gain = metrics["test.auc"] - metrics[f"challenger.{kind}.auc"]
+        assert metrics[f"challenger.{kind}.auc_gain"] == pytest.approx(gain, abs=2e-6)
+        assert 0.6 < metrics[f"challenger.{kind}.auc"] < 0.95
+    cost = read(by_time / "data/train/summary.json")["auc_cost_of_directions"]
+    assert cost["low"] <= cost["difference"] <= cost["high"]
+    months = read(by_time / "data/evaluate/plots/by_month.json")
+    assert sum(each["rows"] for each in months) == metrics["test.rows"]
+    branches = read(by_time / "data/evaluate/plots/by_segment.json")
+    assert {each["level"] for each in branches} <= {None, "centre"}
+
+
 def test_without_dates_the_recipe_is_repeated_in_folds(tmp_path, monkeypatch):
     write_panel(tmp_path, ["2020-01-01"], customers=500)
     run_all(tmp_path, monkeypatch)
@@ -173,6 +187,7 @@ def test_without_dates_the_recipe_is_repeated_in_folds(tmp_path, monkeypatch):
     assert metrics["train.rows"] == 500
     assert 0.6 < metrics["test.auc"] < 0.95
     assert metrics["test.auc_high"] - metrics["test.auc_low"] > 0.05
+    assert 0.6 < metrics["challenger.logistic.auc"] < 0.95
     assert pd.read_parquet("data/select/parts.parquet")["part"].eq("train").all()
 
 
@@ -197,7 +212,7 @@ def test_what_cannot_train_is_recorded_by_every_stage(tmp_path, monkeypatch, cus
 def test_a_number_overrides_the_tuned_learning_rate(by_time, monkeypatch):
     monkeypatch.chdir(by_time)
     before = read("data/train/summary.json")
-    kept = {path: path.read_bytes() for path in Path("data/train").iterdir()}
+    kept = {path: path.read_bytes() for path in Path("data/train").rglob("*") if path.is_file()}
     params = read("params.yaml")
     try:
         Path("params.yaml").write_text(json.dumps({**params, "train": {"seeds": 2, "learning_rate": 0.05}}))
@@ -208,6 +223,7 @@ def test_a_number_overrides_the_tuned_learning_rate(by_time, monkeypatch):
     finally:
         Path("params.yaml").write_text(json.dumps(params))
         for path, content in kept.items():
+            path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
 
 
