@@ -1,24 +1,28 @@
 """The point-in-time build: canonical tables and observed dates in, one row of features for each observation out.
 
-Tables are prepared once (customer, version, order, parts of the event date). Each subject's query is compiled once and
-run for a group of dates at a time, so that memory follows the group and not the history. What a feature needs to know
-about the data as a whole (which columns are given, which categories are frequent) is read from rows known before the
-last training date, so that a later delivery cannot change `training/`.
+Tables are prepared once (customer, version, order, parts of the event date), with whole numbers in place of the texts of
+identifiers. Each subject's query is compiled once and run for a group of dates at a time, so that memory follows the
+group and not the history; its values are laid beside each other by the place of their observation, without a join. What
+a feature needs to know about the data as a whole (which columns are given, which categories are frequent) is read from
+rows known before the last training date, so that a later delivery cannot change `training/`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import ibis
+import numpy as np
+import pyarrow as pa
 
 from features import affordability, bureau, cashflow, companies, exposure, generic, observed, repayment, utilisation
 from features.definition import KEYS, Across, Feature, Lender, Skipped, Subject, definition_hashes, digest
 from features.errors import DataRefused, Problem
+from features.panel import MOST_VALUES, Panel, Plan, Values
 from features.position import FACTS, position
 from features.tables import CONTRACTS, contract_of
 from features.visible import versioned, visible_at
@@ -28,6 +32,7 @@ EVENTS = {"financials": "period_end"}  # where the event is not the date that kn
 FREQUENT = (("transactions", "category"), ("credits", "provider"))  # categories whose values make features
 FACT = "fact__"
 AT_ONCE = 10  # aggregates a query
+MOST_DAYS = 4  # of the month, on which the dates of a panel fall: each has cells of its own
 PARTS = ("as_of_month", "as_of_day", "as_of_number")
 
 
@@ -40,6 +45,7 @@ class Settings:
     leave_out: tuple[str, ...] = ()
     protected: tuple[str, ...] = ()
     observations_at_once: int = 60_000
+    panel: bool = True  # from partial aggregates where the dates fall on few days of the month; false: by direct join
 
 
 def numbered(table: ibis.Table, date: str, prefix: str) -> ibis.Table:
@@ -54,6 +60,24 @@ def numbered(table: ibis.Table, date: str, prefix: str) -> ibis.Table:
             f"{prefix}_number": day.delta(ibis.date(1970, 1, 1), unit="day").cast("int32"),
         }
     )
+
+
+def codes_of(column: str, tables: Iterable[ibis.Table]) -> ibis.Table | None:
+    """Return (text, code): every value of an identifier with its rank, so that codes sort as the texts do."""
+    held = [table.select(text=table[column]).distinct() for table in tables if column in table.columns]
+    if not held:
+        return None
+    texts = reduce(lambda left, right: left.union(right), held).distinct()
+    texts = texts.filter(texts.text.notnull())
+    return texts.mutate(code=ibis.row_number().over(ibis.window(order_by="text")).cast("int32"))
+
+
+def coded(table: ibis.Table, column: str, codes: ibis.Table | None) -> ibis.Table:
+    """Put the code of an identifier in place of its text; null where the text is none of those coded."""
+    if codes is None or column not in table.columns:
+        return table
+    joined = table.left_join(codes, table[column] == codes.text)
+    return joined.mutate(**{column: joined.code}).drop("text", "code")
 
 
 def prepared(name: str, table: ibis.Table, credits_table: ibis.Table | None) -> ibis.Table:
@@ -100,6 +124,7 @@ class Matrix:
         settings: Settings,
     ) -> None:
         self.connection, self.settings = connection, settings
+        self._compiled: dict[bool, tuple[list[tuple[str, str]], list[str], list[Panel]]] = {}
         edge = training.as_of.max().execute()
         edge = scoring.as_of.max().execute() if _missing(edge) else edge
         if _missing(edge):
@@ -111,9 +136,17 @@ class Matrix:
         self.edge: dt.date = edge.date() if isinstance(edge, dt.datetime) else edge
         _refuse_undated(tables, description)
         held = {name: table for name, table in tables.items() if "known_on" in table.columns}
-        rows = {
-            name: self._keep(f"rows_{name}", prepared(name, table, tables.get("credits")))
+        self.customers, credit_codes = (
+            None if codes is None else self._keep(f"{column}_codes", codes)
+            for column in ("customer_id", "credit_id")
+            for codes in (codes_of(column, (*held.values(), training, scoring)),)
+        )
+        held = {
+            name: coded(coded(table, "customer_id", self.customers), "credit_id", credit_codes)
             for name, table in held.items()
+        }
+        rows = {
+            name: self._keep(f"rows_{name}", prepared(name, table, held.get("credits"))) for name, table in held.items()
         }
         self.lender = self._lender(rows, description)
         self.subjects, self.skipped = self._declare()
@@ -157,7 +190,7 @@ class Matrix:
                 counted = counted.sort_values(["rows", column], ascending=[False, True])
                 vocabulary[f"{name}.{column}"] = tuple(counted[column])
         kept_rows = {name: table for name, table in rows.items() if filled[name]}
-        view = ibis.table({"customer_id": "string", "as_of": "date", **dict.fromkeys(PARTS, "int32")}, name="observed")
+        view = ibis.table({"customer_id": "int32", "as_of": "date", **dict.fromkeys(PARTS, "int32")}, name="observed")
         return Lender(
             kept_rows,
             view,
@@ -167,6 +200,7 @@ class Matrix:
             self.settings.lags,
             vocabulary,
             filled,
+            self._keep,
         )
 
     def _declare(self) -> tuple[list[Subject], list[Skipped]]:
@@ -214,17 +248,28 @@ class Matrix:
             for feature, sources, made in self.features
         ]
 
-    @cached_property
-    def _queries(self) -> tuple[list[tuple[str, str]], list[str]]:
-        """Compiled statements (table to make, query) in order, and the made tables that hold features and facts.
+    def _queries(self, *, panel: bool) -> tuple[list[tuple[str, str]], list[str], list[Panel]]:
+        """Compiled statements (table to make, query) in order, the made tables that hold features and facts, panels.
 
-        A subject's rows are worked out once a group; its aggregates then run a few at a time (54 in one query took
-        DuckDB three times as long as six queries of ten).
+        With `panel`, what decomposes of a subject that has a history is read from its panel. The rows of a subject are
+        worked out once a group; its aggregates then run a few at a time (54 in one query took DuckDB three times as
+        long as six queries of ten).
         """
-        made, results = [], []
+        if panel in self._compiled:
+            return self._compiled[panel]
+        made: list[tuple[str, str]] = []
+        results, panels = [], []
         for subject in self.subjects:
             formulas = {feature.name: feature.formula for feature in subject.features}
             formulas |= {FACT + name: formula for name, formula in subject.facts.items()}
+            if panel and subject.history is not None and formulas:
+                plan = Plan(subject, formulas, self._values(subject.history.table))
+                panels.append(Panel(plan, self.connection.con, self._view(subject)))
+                here = f'SELECT * FROM "{plan.made}" SEMI JOIN observed USING (customer_id, as_of)'
+                made.append((plan.composed.get_name(), here))
+                results.append(f"subject_{subject.name}")
+                made.append((results[-1], self._sql(plan.composed.select(*KEYS, **plan.formulas))))
+                formulas = {name: formulas[name] for name in plan.whole}
             if not formulas:
                 continue
             rows = subject.rows
@@ -236,7 +281,25 @@ class Matrix:
                 columns = {name: formulas[name](rows) for name in names[start : start + AT_ONCE]}
                 results.append(f"subject_{subject.name}_{start // AT_ONCE}")
                 made.append((results[-1], self._sql(rows.group_by(KEYS).aggregate(**columns))))
-        return made, results
+        self._compiled[panel] = made, results, panels
+        return self._compiled[panel]
+
+    def _view(self, subject: Subject) -> str:
+        """Name a subject's history."""
+        assert subject.history is not None
+        self.connection.raw_sql(
+            f'CREATE OR REPLACE TEMP VIEW "history_{subject.name}" AS {self._sql(subject.history.table)}'
+        )
+        return f'"history_{subject.name}"'
+
+    def _values(self, table: ibis.Table) -> Values:
+        """Return what finds the values of a category, in their order, where they are few."""
+
+        def values(column: str) -> list[str]:
+            few = table.select(value=table[column]).distinct().filter(ibis._.value.notnull()).limit(MOST_VALUES + 1)
+            return sorted(self.connection.to_pyarrow(few)["value"].to_pylist())
+
+        return values
 
     def groups(self, observations: ibis.Table, *, with_position: bool = False) -> Iterator[tuple[Any, Any]]:
         """Yield (features, position or None) as Arrow tables, group by group, in the order (as_of, customer_id).
@@ -245,21 +308,41 @@ class Matrix:
         is unknown at as_of and never NaN or infinite.
         """
         carried = list(observations.columns)
-        source = self._keep("all_observed", numbered(observations, "as_of", "as_of").drop("as_of_month_days"))
+        source = (
+            numbered(observations, "as_of", "as_of").drop("as_of_month_days").mutate(asked_for=observations.customer_id)
+        )
+        source = self._keep("all_observed", coded(source, "asked_for", self.customers))
+        days = source.as_of.day().nunique().execute()
+        made, results, panels = self._queries(panel=self.settings.panel and days <= MOST_DAYS)
+        asked = source.select("as_of", customer_id=source.asked_for)
+        for panel in panels:
+            panel.compose(f"({self._sql(asked)})")
         for first, past_last in self._date_groups(source):
-            here = source.filter(source.as_of.between(first, past_last))
-            self._keep("observed_rows", here)
-            self._keep("observed", self.connection.table("observed_rows").select(*KEYS, *PARTS))
-            made, results = self._queries
+            here = source.filter(source.as_of.between(first, past_last)).order_by("as_of", "customer_id")
+            self._keep("observed_rows", here.mutate(place=ibis.row_number()))
+            here = self.connection.table("observed_rows")
+            self._keep("observed", here.select("as_of", *PARTS, "place", customer_id=here.asked_for))
             for name, query in made:
                 self.connection.raw_sql(f'CREATE OR REPLACE TEMP TABLE "{name}" AS {query}')
-            joined = " ".join(f'LEFT JOIN "{name}" USING (customer_id, as_of)' for name in results)
-            self.connection.raw_sql(f"CREATE OR REPLACE TEMP VIEW joined AS SELECT * FROM observed_rows {joined}")
-            table = self.connection.table("joined")
+            self._beside(results)
+            table = self.connection.table("beside")
             yield (
                 self._arrow(self._feature_columns(table, carried)),
                 self._arrow(self._position_columns(table, carried)) if with_position else None,
             )
+
+    def _beside(self, results: list[str]) -> None:
+        """Lay the columns of all results beside the observed rows as `beside`, in the order of the observed rows."""
+        whole = self.connection.con.execute("SELECT * FROM observed_rows ORDER BY place").to_arrow_table()
+        columns = {name: whole[name] for name in whole.column_names if name not in ("place", "asked_for")}
+        for name in results:
+            query = f'SELECT place, r.* EXCLUDE (customer_id, as_of) FROM "{name}" r JOIN observed USING (customer_id, as_of)'
+            part = self.connection.con.execute(query).to_arrow_table()
+            at = np.full(len(whole), -1, np.int64)
+            at[part["place"].to_numpy()] = np.arange(len(part))
+            taken = part.drop_columns(["place"]).take(pa.array(at, mask=at < 0))
+            columns |= {column: taken[column] for column in taken.column_names}
+        self.connection.con.register("beside", pa.table(columns))
 
     def _date_groups(self, source: ibis.Table) -> Iterator[tuple[dt.date, dt.date]]:
         """Yield (first, last) dates that together hold at most `observations_at_once`, and at least one date."""
@@ -285,13 +368,13 @@ class Matrix:
                 number = value.cast("float64")
                 value = (number.isnan() | number.isinf()).ifelse(ibis.null("float64"), number)
             columns[feature.name] = value
-        return wide.select(*carried, **columns).order_by("as_of", "customer_id")
+        return wide.select(*carried, **columns)
 
     def _position_columns(self, table: ibis.Table, carried: list[str]) -> ibis.Table:
         given = [name.removeprefix(FACT) for name in table.columns if name.startswith(FACT)]
         taken = [name for name in given if name in FACTS]
         renamed = table.select(*carried, **{name: table[FACT + name] for name in taken})
-        return renamed.select(*carried, **position(renamed, taken)).order_by("as_of", "customer_id")
+        return renamed.select(*carried, **position(renamed, taken))
 
 
 def _missing(value: Any) -> bool:

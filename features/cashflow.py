@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import ibis
 
 from features.aggregates import Measure, count, expand, months, ratio, total, wide
-from features.definition import Feature, Formula, Lender, Skipped, Subject, bound, digest
+from features.definition import Feature, Formula, History, Lender, Skipped, Subject, bound, digest
 
 INFLOW = Measure("inflow", "money received", "流入金额", "money", "income", -1)
 OUTFLOW = Measure("outflow", "money spent", "流出金额", "money", "spending")
@@ -25,7 +25,8 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
     if not lender.has("transactions", "amount"):
         yield Skipped("transactions", "the source has no transactions")
         return
-    rows = movements(lender, max(*lender.windows, 12))
+    moved, months_seen = movements(lender), max(*lender.windows, 12)
+    rows = lender.past(moved, months_seen)
     yield Subject(
         "transactions",
         ("transactions",),
@@ -33,6 +34,7 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
         tuple(_movement_features(lender)),
         facts={"inflow_6m": lambda r: r.inflow.sum(where=r.months_before <= 6)},
         made_by=(movements,),
+        history=History(moved, months_seen),
     )
     yield Subject(
         "transactions_monthly",
@@ -44,7 +46,7 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
     yield Subject(
         "transactions_ever",
         ("transactions",),
-        movements(lender, None),
+        lender.past(moved),
         tuple(_ever_features(lender)),
         facts={
             "first_transaction_on": lambda r: r.event_on.min(),
@@ -53,12 +55,13 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
             "balance": lambda r: r.balance_after.argmax(r.row_order, where=r.balance_after.notnull()),
         },
         made_by=(movements,),
+        history=History(moved),
     )
 
 
-def movements(lender: Lender, months: int | None) -> ibis.Table:
-    """Return the transactions that each observation sees, with what came in and what went out (both above 0)."""
-    rows = lender.past("transactions", months)
+def movements(lender: Lender) -> ibis.Table:
+    """Return the transactions with what came in and what went out (both above 0)."""
+    rows = lender.tables["transactions"]
     nothing = ibis.null(rows.amount.type())
     return rows.mutate(
         inflow=(rows.amount > 0).ifelse(rows.amount, nothing),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import ibis
 
 from features.aggregates import Measure, expand, mean, months, ratio, share, wide
-from features.definition import Feature, Formula, Lender, Skipped, Subject, bound
+from features.definition import Feature, Formula, History, Lender, Skipped, Subject, bound
 
 Ratio = tuple[str, str, str, str, int]
 
@@ -109,8 +109,13 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
     else:
         yield Skipped("standing", "the source has no competitive standing")
     if lender.has("mentions", "sentiment"):
+        longest = max(lender.windows)
         yield Subject(
-            "mentions", ("mentions",), lender.past("mentions", max(lender.windows)), tuple(_mention_features(lender))
+            "mentions",
+            ("mentions",),
+            lender.past("mentions", longest),
+            tuple(_mention_features(lender)),
+            history=History(lender.tables["mentions"], longest),
         )
     else:
         yield Skipped("mentions", "the source has no mentions")

@@ -44,8 +44,20 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class History:
+    """Rows of one table, each by itself: what `Lender.past` makes the rows of a subject of."""
+
+    table: ibis.Table
+    months: int | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
-    """Rows (customer_id, as_of, ...) that observations can see, and what is worked out from them."""
+    """Rows (customer_id, as_of, ...) that observations can see, and what is worked out from them.
+
+    Where `rows` are `lender.past(history.table, history.months)` and no more, `history` says so: a panel of dates is
+    then worked out from partial aggregates (see `panel`).
+    """
 
     name: str
     sources: tuple[str, ...]
@@ -53,6 +65,7 @@ class Subject:
     features: tuple[Feature, ...]
     facts: Mapping[str, Formula] = field(default_factory=dict)  # for policy and alerts, never model inputs
     made_by: tuple[Callable, ...] = ()  # the functions whose code says what the rows are
+    history: History | None = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +101,16 @@ class Lender:
     lags: int
     vocabulary: Mapping[str, tuple[str, ...]]
     filled: Mapping[str, frozenset[str]]  # table -> columns that the mapping gives
+    once: Callable[[str, ibis.Table], ibis.Table] = lambda _, table: table  # work a table out once, under a name
 
-    def known(self, table: str, observed: ibis.Table | None = None, by: str = "customer_id") -> ibis.Table:
+    def known(self, table: str | ibis.Table, observed: ibis.Table | None = None, by: str = "customer_id") -> ibis.Table:
         """Return what each observation can see of a table: its rows with `months_before` and `days_before`.
 
         `months_before` is the k for which as_of - k months <= event_on < as_of - (k - 1) months, in calendar months
         with their ends clamped (28 February is one month before 31 March); at or below 0 the event is still to come.
         """
-        rows = known(self.tables[table], self.observed if observed is None else observed, by)
+        table = self.tables[table] if isinstance(table, str) else table
+        rows = known(table, self.observed if observed is None else observed, by)
         whole = rows.as_of_month - rows.event_month
         within_month = ibis.least(rows.as_of_day, rows.event_month_days)
         return rows.mutate(
@@ -103,7 +118,7 @@ class Lender:
             days_before=rows.as_of_number - rows.event_number,
         )
 
-    def past(self, table: str, months: int | None = None) -> ibis.Table:
+    def past(self, table: str | ibis.Table, months: int | None = None) -> ibis.Table:
         """Return `known` rows of events before as_of, all or those of the last `months`."""
         rows = self.known(table)
         rows = rows.filter(rows.days_before >= 1)

@@ -9,7 +9,7 @@ import ibis
 
 from features.aggregates import count, mean, months, ratio, total
 from features.definition import Feature, Formula, Lender, Skipped, Subject, bound
-from features.utilisation import own
+from features.utilisation import own, statements_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def side_subjects(lender: Lender, side: Side) -> Iterator[Subject | Skipped]:
                 f"{side.prefix}_first_opened_on": lambda r: r.opened_on.min(),
                 f"{side.prefix}_last_stated_on": lambda r: r.stated_on.max(),
             },
-            made_by=(lines, own),
+            made_by=(lines, own, statements_of),
         )
 
 
@@ -74,7 +74,7 @@ def lines(lender: Lender, *, ours: bool) -> ibis.Table:
     credit = credit.select("customer_id", "as_of", "credit_id", *agreed)
     credit = credit.rename(months_since_opening="months_before", agreed_limit="credit_limit")
     if "statements" in lender.tables:
-        seen = lender.past("statements")
+        seen = lender.past(statements_of(lender, ours=ours))
         state = seen.group_by("customer_id", "as_of", "credit_id").aggregate(
             stated_on=seen.event_on.max(),
             **{

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from features.aggregates import Measure, expand
-from features.definition import Feature, Lender, Skipped, Subject, bound
+from features.definition import Feature, History, Lender, Skipped, Subject, bound
 
 FORESEEN = ("customers", "observations", "statements", "industries")  # their attributes are declared by subject
 CANONICAL = ("transactions", "credits", "instalments", "payments", "financials", "standings", "mentions")
@@ -27,7 +27,8 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
         dated = lender.has(table, "event_on")
         rows = lender.past(table) if dated else lender.known(table)
         name = f"{table}_attributes" if table in CANONICAL else table
-        yield Subject(name, (table,), rows, tuple(_features(table, lender, dated=dated)))
+        history = History(lender.tables[table]) if dated else None
+        yield Subject(name, (table,), rows, tuple(_features(table, lender, dated=dated)), history=history)
 
 
 def _features(table: str, lender: Lender, *, dated: bool) -> Iterator[Feature]:

@@ -13,7 +13,7 @@ from typing import Any
 import ibis
 
 from features.aggregates import Measure, count, exact, expand, last, months, ratio, share, total, wide
-from features.definition import Feature, Formula, Lender, Skipped, Subject, bound
+from features.definition import Feature, Formula, History, Lender, Skipped, Subject, bound
 from features.utilisation import spans
 
 LATE = Measure("days_late", "days late of instalments that fell due", "到期应付款的逾期天数", "days", "lateness", 1)
@@ -36,7 +36,7 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
                 "instalments_overdue": lambda r: r.unpaid.sum(),
                 "instalment_monthly_past": lambda r: r.amount.sum(where=r.months_before <= 3),
             },
-            made_by=(settled,),
+            made_by=(settled, steady, settled_states, settled_afresh),
         )
     else:
         yield Skipped("instalments", "the source has no instalments with payments")
@@ -59,6 +59,7 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
             lender.past("payments"),
             tuple(_payment_features(lender)),
             facts={"last_payment_on": lambda r: r.event_on.max()},
+            history=History(lender.tables["payments"]),
         )
     else:
         yield Skipped("payments", "the source has no payments")
@@ -67,14 +68,103 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
 def settled(lender: Lender) -> ibis.Table:
     """Return one row for each instalment due before as_of: `settled_on` (null: unpaid), `days_late`, `unpaid` money.
 
-    Both sides are laid along the money that a credit owed and paid so far; an instalment is settled by the first
-    payment that reaches its end. Negative `days_late` is early.
+    An instalment is settled by the first payment that brings what was paid to what was owed up to it. What that says is
+    worked out once where knowledge grew in the order of events (`steady`), and afresh at each date elsewhere. Negative
+    `days_late` is early.
     """
-    due, paid = lender.past("instalments"), lender.past("payments")
+    due, paid = lender.tables["instalments"], lender.tables["payments"]
+    calm = lender.once("steady_credits", steady(due, paid))
+    states = lender.once(
+        "settled_states", settled_states(due.semi_join(calm, "credit_id"), paid.semi_join(calm, "credit_id"))
+    )
+    restless = [
+        lender.once(f"restless_{name}", table.anti_join(calm, "credit_id"))
+        for name, table in (("instalments", due), ("payments", paid))
+    ]
+    afresh = settled_afresh(lender.past(restless[0]), lender.past(restless[1]))
+    once = lender.past(states)
+    rows = once.select(*afresh.columns).union(afresh)
+    until = ibis.coalesce(rows.settled_on, rows.as_of)
+    return rows.mutate(days_late=until.delta(rows.event_on, unit="day").cast("int64"))
+
+
+def _in_order(rows: ibis.Table, **others: ibis.Value) -> ibis.Table:
+    """Return credit_id and whether its rows became countable in the order of their events and were never restated."""
+    order = ibis.window(group_by="credit_id", order_by=["event_on", "row_order"])
+    counts_from = ibis.greatest(rows.event_on, rows.known_on)
+    rows = rows.mutate(counts_from=counts_from, **others)
+    rows = rows.mutate(back=(rows.counts_from < rows.counts_from.lag().over(order)).fill_null(False))
+    return rows.group_by("credit_id").aggregate(
+        broken=(rows.back | rows.superseded_on.notnull() | (rows.amount < 0)).any(),
+        stated=rows.due_on.count(),
+        rows=rows.count(),
+    )
+
+
+def steady(due: ibis.Table, paid: ibis.Table) -> ibis.Table:
+    """Return the credits whose payments and instalments became known in the order of events, none restated.
+
+    What any date sees of them is then the beginning of one sequence. Refunds, and credits of which only some payments
+    state what they settle, are left out too.
+    """
+    dues, payments = _in_order(due), _in_order(paid, due_on=_stated(paid))
+    both = dues.left_join(payments, "credit_id")
+    mixed = (both.stated_right > 0) & (both.stated_right < both.rows_right)
+    return both.filter(~both.broken, ~(both.broken_right | mixed).fill_null(False)).select("credit_id")
+
+
+def _stated(paid: ibis.Table) -> ibis.Value:
+    return paid.due_on if "due_on" in paid.columns else ibis.null("date")
+
+
+def settled_states(due: ibis.Table, paid: ibis.Table) -> ibis.Table:
+    """Return the history of every instalment of steady credits: a version for each payment that changed it.
+
+    Columns of `due`, `unpaid` and `settled_on`; `known_on` and `superseded_on` say which dates see the version.
+    """
+    none = ibis.date(1900, 1, 1)
+    states_due = paid.group_by("credit_id").aggregate(states=_stated(paid).count() > 0)
+    due = due.left_join(states_due, "credit_id").drop("credit_id_right")
+    due = due.mutate(stream=(due.states.fill_null(False)).ifelse(due.event_on, none))
+    paid = paid.mutate(stream=_stated(paid).fill_null(none))
+    order = ["event_on", "row_order"]
+    run = ibis.cumulative_window(group_by=["credit_id", "stream"], order_by=order)
+    due = due.mutate(reached=due.amount.sum().over(run), due_from=ibis.greatest(due.event_on, due.known_on))
+    paid = paid.mutate(paid_up_to=paid.amount.sum().over(run))
+    before = paid.paid_up_to.lag().over(ibis.window(group_by=["credit_id", "stream"], order_by=order)).fill_null(-1)
+    paid = paid.select("credit_id", "stream", "paid_up_to", before=before, paid_on=paid.event_on,
+                       paid_from=ibis.greatest(paid.event_on, paid.known_on), payment_order=paid.row_order)  # fmt: skip
+    pairs = due.join(paid, ["credit_id", "stream"])
+    pairs = pairs.filter(
+        pairs.before < pairs.reached,
+        (pairs.paid_up_to > pairs.reached - pairs.amount) | (pairs.paid_up_to >= pairs.reached),
+    )
+    unpaid = ibis.greatest(ibis.least(pairs.reached - pairs.paid_up_to, pairs.amount), 0)
+    kept = [name for name in due.columns if name not in ("known_on", "superseded_on", "states", "stream", "reached")]
+    changed = pairs.select(
+        *kept,
+        known_on=ibis.greatest(pairs.due_from, pairs.paid_from),
+        unpaid=unpaid.cast("decimal(18, 2)"),
+        settled_on=(pairs.paid_up_to >= pairs.reached).ifelse(pairs.paid_on, ibis.null("date")),
+        version=pairs.payment_order.cast("int64") + 1,
+    )
+    at_first = due.select(
+        *kept, known_on=due.due_from, unpaid=due.amount, settled_on=ibis.null("date"), version=ibis.literal(0, "int64")
+    )
+    versions = at_first.union(changed)
+    instalment = ibis.window(group_by=["credit_id", "row_order"], order_by=["known_on", "version"])
+    return versions.mutate(superseded_on=versions.known_on.lead().over(instalment)).drop("due_from", "version")
+
+
+def settled_afresh(due: ibis.Table, paid: ibis.Table) -> ibis.Table:
+    """Settle the instalments that each observation sees with the payments that it sees.
+
+    Both sides are laid along the money that a credit owed and paid so far; an instalment is settled by the first
+    payment that reaches its end.
+    """
     kept = ("customer_id", "as_of", "credit_id", "event_on", "months_before", "days_before", "row_order", "amount")
     due = due.select(*kept, due_on=due.event_on, is_payment=ibis.literal(0, "int32"))
-    stated = paid.due_on if "due_on" in paid.columns else ibis.null("date")
-    paid = paid.select(*kept, due_on=stated, is_payment=ibis.literal(1, "int32"))
+    paid = paid.select(*kept, due_on=_stated(paid), is_payment=ibis.literal(1, "int32"))
     both = due.union(paid)
     credit: Any = ("customer_id", "as_of", "credit_id")
     states_due = ((both.is_payment == 1) & both.due_on.notnull()).cast("int32")
@@ -96,9 +186,7 @@ def settled(lender: Lender) -> ibis.Table:
     rows = both.filter(both.is_payment == 0)
     open_amount = rows.reached - rows.paid_in_all.fill_null(0)
     unpaid = ibis.greatest(ibis.least(open_amount, rows.amount), 0)
-    rows = rows.mutate(unpaid=unpaid.cast("decimal(18, 2)"))
-    until = ibis.coalesce(rows.settled_on, rows.as_of)
-    return rows.mutate(days_late=until.delta(rows.event_on, unit="day").cast("int64"))
+    return rows.select(*kept, "settled_on", unpaid=unpaid.cast("decimal(18, 2)"))
 
 
 def ahead(lender: Lender) -> ibis.Table:

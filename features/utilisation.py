@@ -41,7 +41,7 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
             "statement_months": lambda r: r.months_before.max(),
             "last_statement_on": lambda r: r.event_on.max(),
         },
-        made_by=(own, newest_in_month, by_month),
+        made_by=(own, statements_of, newest_in_month, by_month),
     )
 
 
@@ -56,12 +56,20 @@ def own(rows: ibis.Table) -> ibis.Value:
     return (rows.provider == "own") | rows.provider.isnull()
 
 
+def statements_of(lender: Lender, *, ours: bool) -> ibis.Table:
+    """Return the statements of one side's lines (of lines that any version gives to that side), found once."""
+    lines = lender.tables["credits"]
+    lines = lines.filter(own(lines) if ours else ~own(lines))
+    name = "statements_own" if ours else "statements_others"
+    return lender.once(name, lender.tables["statements"].semi_join(lines, "credit_id"))
+
+
 def newest_in_month(lender: Lender, *, ours: bool) -> ibis.Table:
     """Return each line's newest visible statement in each month back, with the limit agreed where it states none."""
     lines = lender.known("credits")
     lines = lines.filter(own(lines) if ours else ~own(lines))
     lines = lines.select("customer_id", "as_of", "credit_id", agreed_limit=lines.credit_limit)
-    rows = lender.past("statements", max(*lender.windows, lender.lags + 1))
+    rows = lender.past(statements_of(lender, ours=ours), max(*lender.windows, lender.lags + 1))
     rows = rows.mutate(newest=rows.row_order.max().over(
         ibis.window(group_by=["customer_id", "as_of", "credit_id", "months_before"])
     ))  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+
 from models.scorer import Scorer
 
 
