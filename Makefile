@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui
+.PHONY: run install install-dev test test-all check lock ui benchmark-features
 
 run: install
 	$(V)/python -m pipeline run
@@ -52,3 +52,7 @@ lock: | .venv/bin/uv
 # The tracking store on http://127.0.0.1:5000, or the server of MLFLOW_TRACKING_URI in a browser of yours.
 ui: install
 	$(V)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlruns/mlflow.db --host 127.0.0.1 --port 5000
+
+# Twelve dates of features against the same by hand, by direct join and in pandas; SCALE=--scale also at ten times the size.
+benchmark-features: install-dev
+	$(V)/python benchmarks/features.py $(SCALE)

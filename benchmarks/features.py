@@ -29,7 +29,8 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from features.aggregates import Measure, count, expand, total
 from features.definition import Feature, Formula, History, Subject
-from features.panel import Panel, Plan
+from features.panel import Panel
+from features.partials import Plan
 
 WINDOWS = (1, 3, 6, 12)
 CATEGORIES = ("cash", "food", "fuel", "gifts", "health", "rent", "salary", "school", "travel", "utilities")
@@ -44,9 +45,11 @@ def draw(connection: duckdb.DuckDBPyConnection, transactions: int, customers: in
     categories = ", ".join(f"'{name}'" for name in CATEGORIES)
     connection.execute(f"""CREATE OR REPLACE TABLE transactions AS
         WITH drawn AS (SELECT hash(i) AS a, hash(i + 1000000007) AS b FROM range({transactions}) r(i)),
-        dated AS (SELECT (a % {customers})::INTEGER AS customer_id, DATE '{FIRST}' + ((a >> 32) % ({days}))::INTEGER AS event_on,
+        dated AS (SELECT (a % {customers})::INTEGER AS customer_id,
+            DATE '{FIRST}' + ((a >> 32) % ({days}))::INTEGER AS event_on,
             (((b % 200000)::BIGINT - 120000) / 100)::DECIMAL(18, 2) AS amount,
-            ([{categories}])[1 + ((b >> 20) % {len(CATEGORIES)})::INTEGER] AS category, (b >> 40) % 2000 AS late FROM drawn)
+            ([{categories}])[1 + ((b >> 20) % {len(CATEGORIES)})::INTEGER] AS category,
+            (b >> 40) % 2000 AS late FROM drawn)
         SELECT customer_id, event_on, amount, category,
             CASE WHEN late < 40 THEN event_on + (late + 1)::INTEGER ELSE event_on END AS known_on FROM dated""")
 
@@ -73,7 +76,8 @@ def single(connection: duckdb.DuckDBPyConnection, as_of: str, table: str = "sing
     """The reference: one filtered aggregate for one date, as one writes it by hand."""
     at = f"DATE '{as_of}'"
     made = columns(lambda k: f"event_on >= {at} - INTERVAL {k} MONTH", at)
-    connection.execute(f"""CREATE OR REPLACE TEMP TABLE {table} AS SELECT customer_id, {at} AS as_of, {made} FROM transactions
+    connection.execute(f"""CREATE OR REPLACE TEMP TABLE {table} AS
+        SELECT customer_id, {at} AS as_of, {made} FROM transactions
         WHERE event_on < {at} AND known_on < {at} AND event_on >= {at} - INTERVAL 12 MONTH GROUP BY customer_id""")
 
 
@@ -84,7 +88,8 @@ def direct(connection: duckdb.DuckDBPyConnection) -> None:
     dates = ", ".join(f"(DATE '{day}')" for day in AS_OFS)
     connection.execute(f"""CREATE OR REPLACE TEMP TABLE direct AS SELECT o.customer_id, o.as_of, {made}
         FROM (SELECT *, {starts} FROM (SELECT DISTINCT customer_id FROM transactions), (VALUES {dates}) d(as_of)) o
-        JOIN transactions t ON t.customer_id = o.customer_id AND event_on < as_of AND known_on < as_of AND event_on >= start_12
+        JOIN transactions t ON t.customer_id = o.customer_id
+            AND event_on < as_of AND known_on < as_of AND event_on >= start_12
         GROUP BY o.customer_id, o.as_of""")
 
 
@@ -101,18 +106,37 @@ def features() -> list[Feature]:
         made += [
             feature(f"count_{k}m", lambda r, k=k: count(r.months_before <= k)),
             feature(f"in_count_{k}m", lambda r, k=k: count((r.months_before <= k) & (r.amount > 0))),
-            feature(f"in_sum_{k}m", lambda r, k=k: total(r.amount, (r.months_before <= k) & (r.amount > 0)).fill_null(0.0)),
-            feature(f"out_sum_{k}m", lambda r, k=k: (-total(r.amount, (r.months_before <= k) & (r.amount < 0))).fill_null(0.0)),
+            feature(f"in_sum_{k}m", lambda r, k=k: _moved(r, r.amount > 0, k)),
+            feature(f"out_sum_{k}m", lambda r, k=k: _moved(r, r.amount < 0, k).abs()),
         ]  # fmt: skip
-    made += [Feature(f.name[2:], *list(vars(f).values())[1:]) for f in expand("x", amount, ("std", "min", "max"), WINDOWS)]
+    made += [
+        Feature(f.name[2:], *list(vars(f).values())[1:]) for f in expand("x", amount, ("std", "min", "max"), WINDOWS)
+    ]
     made += [Feature(f.name[2:], *list(vars(f).values())[1:]) for f in expand("x", category, ("distinct",), WINDOWS)]
     return [*made, feature("recency", lambda r: r.days_before.min().cast("float64"))]
 
 
+def _moved(rows: ibis.Table, which: ibis.Value, k: int) -> ibis.Value:
+    return total(rows.amount, (rows.months_before <= k) & which).fill_null(0.0)
+
+
 def declared() -> Plan:
     """Return the plan of the 33 columns on the benchmark's table."""
-    kinds = {"customer_id": "int32", "event_on": "date", "known_on": "date", "superseded_on": "date", "amount": "decimal(18, 2)"}
-    rows = {**kinds, "category": "string", "event_number": "int64", "as_of": "date", "months_before": "int32", "days_before": "int64"}
+    kinds = {
+        "customer_id": "int32",
+        "event_on": "date",
+        "known_on": "date",
+        "superseded_on": "date",
+        "amount": "decimal(18, 2)",
+    }
+    rows = {
+        **kinds,
+        "category": "string",
+        "event_number": "int64",
+        "as_of": "date",
+        "months_before": "int32",
+        "days_before": "int64",
+    }
     table = ibis.table(rows, name="unused")
     made = features()
     subject = Subject("bench", ("transactions",), table, tuple(made), history=History(table, 12))
@@ -135,12 +159,13 @@ def observe(connection: duckdb.DuckDBPyConnection, as_ofs: tuple[str, ...]) -> N
 def panel(connection: duckdb.DuckDBPyConnection) -> Panel:
     """All dates from partial aggregates: cells, composition, formulas."""
     made = Panel(declared(), connection, HISTORY)
-    made.compose("observed")
-    formulas = made.plan.composed.select("customer_id", "as_of", **made.plan.formulas)
-    query = str(ibis.to_sql(formulas, dialect="duckdb"))
-    view = f"CREATE OR REPLACE TEMP VIEW {made.plan.composed.get_name()} AS SELECT * FROM {made.plan.made}"
-    connection.execute(view)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE panel AS {query}")
+    name = made.plan.composed.get_name()
+    query = str(ibis.to_sql(made.plan.composed.select("customer_id", "as_of", **made.plan.formulas), dialect="duckdb"))
+    into = "CREATE OR REPLACE TEMP TABLE panel AS"
+    for batch in made.batches("observed"):
+        connection.register(name, batch)
+        connection.execute(f"{into} {query}")
+        into = "INSERT INTO panel"
     return made
 
 
@@ -170,7 +195,8 @@ def in_pandas(frame: pd.DataFrame, as_of: str) -> pd.DataFrame:
 
 def compare(left: pd.DataFrame, right: pd.DataFrame, what: str) -> None:
     """Stop unless both hold the same values (standard deviations to 1e-9 of the spread of amounts)."""
-    assert len(left) == len(right) and set(left.columns) == set(right.columns), what
+    assert len(left) == len(right), what
+    assert set(left.columns) == set(right.columns), what
     for name in right.columns:
         a, b = left[name].to_numpy(np.float64, na_value=np.nan), right[name].to_numpy(np.float64, na_value=np.nan)
         same = np.array_equal(a, b, equal_nan=True)
@@ -199,27 +225,39 @@ def further_month(connection: duckdb.DuckDBPyConnection, transactions: int, cust
     """Return the cost of month 37 (its cells and its date) over that of building 36 months of cells and dates."""
     draw(connection, transactions, customers, MONTHS)
     dates = [str(day) for day in pd.date_range(FIRST, periods=MONTHS + 1, freq="MS").date]
-    made = Panel(declared(), connection, HISTORY.replace("FROM transactions", f"FROM transactions WHERE known_on < DATE '{dates[36]}'"))
+    made = Panel(
+        declared(),
+        connection,
+        HISTORY.replace("FROM transactions", f"FROM transactions WHERE known_on < DATE '{dates[36]}'"),
+    )
     observe(connection, tuple(dates[1:37]))
     whole = timed(lambda: made.compose("observed"), 1)[0]
     observe(connection, (dates[37],))
 
     def further() -> None:
-        made.extend(1, HISTORY.replace("FROM transactions", f"FROM transactions WHERE known_on >= DATE '{dates[36]}' AND known_on < DATE '{dates[37]}'"))
+        made.extend(
+            1,
+            HISTORY.replace(
+                "FROM transactions",
+                f"FROM transactions WHERE known_on >= DATE '{dates[36]}' AND known_on < DATE '{dates[37]}'",
+            ),
+        )
         made.compose("observed")
 
     share = timed(further, 1)[0] / whole
-    extended = connection.execute(f"SELECT * FROM {made.plan.made} ORDER BY ALL").to_arrow_table()
+    extended = connection.execute(f"SELECT * FROM {made.plan.composed.get_name()} ORDER BY ALL").to_arrow_table()
     afresh = Panel(declared(), connection, HISTORY)
     afresh.compose("observed")
-    assert connection.execute(f"SELECT * FROM {afresh.plan.made} ORDER BY ALL").to_arrow_table().equals(extended), "month 37"
+    assert connection.execute(f"SELECT * FROM {afresh.plan.made} ORDER BY ALL").to_arrow_table().equals(extended), (
+        "month 37"
+    )
     return share
 
 
 def alone(transactions: int, customers: int, memory: str) -> dict[str, float]:
     """Time the panel in a process of its own; return seconds and the process's peak memory [GiB]."""
     command = [sys.executable, __file__, "--alone", "--transactions", str(transactions), "--customers", str(customers)]
-    done = subprocess.run([*command, "--memory", memory], check=True, capture_output=True, text=True)  # noqa: S603 - our own file
+    done = subprocess.run([*command, "--memory", memory], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -259,12 +297,14 @@ def report(connection: duckdb.DuckDBPyConnection, asked: argparse.Namespace) -> 
         compare(ours, frame_of(connection, "direct", day), f"direct join at {day}")
         compare(ours, in_frames[day].sort_index()[ours.columns], f"pandas at {day}")
     compare(ours, frame_of(connection, "single", AS_OFS[-1]), "the single query")
-    del frame, in_frames
     share = further_month(connection, asked.transactions, asked.customers)
     connection.close()
     small = alone(asked.transactions, asked.customers, asked.memory)
     large = alone(10 * asked.transactions, 10 * asked.customers, asked.memory) if asked.scale else None
-    print(f"{asked.transactions:,} transactions, {asked.customers:,} customers, 33 columns, 2 threads, {asked.memory}; outputs equal")
+    print(
+        f"{asked.transactions:,} transactions, {asked.customers:,} customers, 33 columns, 2 threads, {asked.memory};"
+        " outputs equal"
+    )
     for name, seconds in (
         ("single date, by hand in DuckDB", of_single),
         ("twelve dates, from partial aggregates", of_panel),

@@ -1,10 +1,10 @@
 """The point-in-time build: canonical tables and observed dates in, one row of features for each observation out.
 
-Tables are prepared once (customer, version, order, parts of the event date), with whole numbers in place of the texts of
-identifiers. Each subject's query is compiled once and run for a group of dates at a time, so that memory follows the
-group and not the history; its values are laid beside each other by the place of their observation, without a join. What
-a feature needs to know about the data as a whole (which columns are given, which categories are frequent) is read from
-rows known before the last training date, so that a later delivery cannot change `training/`.
+Tables are prepared once (customer, version, order, parts of the event date), with whole numbers as identifiers. Each
+subject's query is compiled once and run for a group of dates at a time, so that memory follows the group; what
+decomposes comes from partial aggregates instead (`panel`). Values are laid beside each other by the place of their
+observation. What a feature needs to know about the data as a whole (which columns are given, which categories are
+frequent) is read from rows known before the last training date: a later delivery cannot change `training/`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import pyarrow as pa
 from features import affordability, bureau, cashflow, companies, exposure, generic, observed, repayment, utilisation
 from features.definition import KEYS, Across, Feature, Lender, Skipped, Subject, definition_hashes, digest
 from features.errors import DataRefused, Problem
-from features.panel import MOST_VALUES, Panel, Plan, Values
+from features.panel import Panel
+from features.partials import MOST_VALUES, Plan, Values
 from features.position import FACTS, position
 from features.tables import CONTRACTS, contract_of
 from features.visible import versioned, visible_at
@@ -265,8 +266,6 @@ class Matrix:
             if panel and subject.history is not None and formulas:
                 plan = Plan(subject, formulas, self._values(subject.history.table))
                 panels.append(Panel(plan, self.connection.con, self._view(subject)))
-                here = f'SELECT * FROM "{plan.made}" SEMI JOIN observed USING (customer_id, as_of)'
-                made.append((plan.composed.get_name(), here))
                 results.append(f"subject_{subject.name}")
                 made.append((results[-1], self._sql(plan.composed.select(*KEYS, **plan.formulas))))
                 formulas = {name: formulas[name] for name in plan.whole}
@@ -287,10 +286,9 @@ class Matrix:
     def _view(self, subject: Subject) -> str:
         """Name a subject's history."""
         assert subject.history is not None
-        self.connection.raw_sql(
-            f'CREATE OR REPLACE TEMP VIEW "history_{subject.name}" AS {self._sql(subject.history.table)}'
-        )
-        return f'"history_{subject.name}"'
+        name = f'"history_{subject.name}"'
+        self.connection.raw_sql(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._sql(subject.history.table)}")
+        return name
 
     def _values(self, table: ibis.Table) -> Values:
         """Return what finds the values of a category, in their order, where they are few."""
@@ -308,20 +306,17 @@ class Matrix:
         is unknown at as_of and never NaN or infinite.
         """
         carried = list(observations.columns)
-        source = (
-            numbered(observations, "as_of", "as_of").drop("as_of_month_days").mutate(asked_for=observations.customer_id)
-        )
-        source = self._keep("all_observed", coded(source, "asked_for", self.customers))
+        source = numbered(observations.mutate(asked_for=observations.customer_id), "as_of", "as_of")
+        source = self._keep("all_observed", coded(source.drop("as_of_month_days"), "asked_for", self.customers))
         days = source.as_of.day().nunique().execute()
         made, results, panels = self._queries(panel=self.settings.panel and days <= MOST_DAYS)
-        asked = source.select("as_of", customer_id=source.asked_for)
-        for panel in panels:
-            panel.compose(f"({self._sql(asked)})")
         for first, past_last in self._date_groups(source):
-            here = source.filter(source.as_of.between(first, past_last)).order_by("as_of", "customer_id")
-            self._keep("observed_rows", here.mutate(place=ibis.row_number()))
+            here, order = source.filter(source.as_of.between(first, past_last)), ["as_of", "customer_id"]
+            self._keep("observed_rows", here.mutate(place=ibis.row_number().over(ibis.window(order_by=order))))
             here = self.connection.table("observed_rows")
             self._keep("observed", here.select("as_of", *PARTS, "place", customer_id=here.asked_for))
+            for panel in panels:
+                panel.compose("observed")
             for name, query in made:
                 self.connection.raw_sql(f'CREATE OR REPLACE TEMP TABLE "{name}" AS {query}')
             self._beside(results)
@@ -336,7 +331,8 @@ class Matrix:
         whole = self.connection.con.execute("SELECT * FROM observed_rows ORDER BY place").to_arrow_table()
         columns = {name: whole[name] for name in whole.column_names if name not in ("place", "asked_for")}
         for name in results:
-            query = f'SELECT place, r.* EXCLUDE (customer_id, as_of) FROM "{name}" r JOIN observed USING (customer_id, as_of)'
+            columns_of = f'SELECT place, r.* EXCLUDE (customer_id, as_of) FROM "{name}" r'
+            query = f"{columns_of} JOIN observed USING (customer_id, as_of)"
             part = self.connection.con.execute(query).to_arrow_table()
             at = np.full(len(whole), -1, np.int64)
             at[part["place"].to_numpy()] = np.arange(len(part))
