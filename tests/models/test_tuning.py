@@ -66,8 +66,36 @@ def test_good_points_come_first_and_the_winner_is_no_worse(folds):
     points = good_points(900, folds.panel.bads)
     for record, point in zip(records, points, strict=False):
         assert json.loads(record["parameters"]) == point
-    assert winner.log_loss <= records[0]["log_loss"]
-    assert winner.log_loss == min(record["log_loss"] for record in records if record["state"] == "complete")
+    assert winner.log_loss <= min(record["log_loss"] for record in records[: len(points)] if record["log_loss"])
+    assert winner.log_loss in [record["log_loss"] for record in records if record["state"] == "complete"]
+
+
+@pytest.mark.parametrize(("other", "wins"), [([0.39, 0.38, 0.37], True), ([0.35, 0.43, 0.41], False)])
+def test_a_known_good_point_gives_way_only_to_what_is_better_beyond_noise(folds, monkeypatch, other, wins):
+    """Three folds: the good points lose .40 in each; the first other trial gains .02 evenly, or .003 with a spread."""
+    points = good_points(900, folds.panel.bads)
+    values = iter([[0.4] * 3] * len(points) + [other] * 20)
+    losses = iter(())
+
+    def curve(*_):
+        nonlocal losses
+        loss = next(losses, None)
+        if loss is None:
+            losses = iter(next(values))
+            loss = next(losses)
+        return np.array([loss]), np.array([0.6])
+
+    monkeypatch.setattr(tuning.estimator, "learning_curve", curve)
+    monkeypatch.setattr(tuning.estimator, "side_by_side", lambda work, items: [work(each) for each in items])
+    study = memory_study()
+    winner = search(folds, study, TuneSettings(trials=len(points) + 1))
+    first = optuna.trial.FixedTrial(dict(points[0]))
+    assert (winner.parameters != lightgbm_space(first, rows=900, bads=folds.panel.bads)) == wins
+
+
+def test_trials_fall_with_size_and_rise_where_the_search_pays():
+    counts = [tuning.trial_count(rows, 40) for rows in (300, 6000, 20_000, 120_000, 1_000_000)]
+    assert counts == [20, 40, 20, 12, 10]
 
 
 def test_it_stops_when_nothing_improves(folds, monkeypatch):
