@@ -248,9 +248,11 @@ def further_month(connection: duckdb.DuckDBPyConnection, transactions: int, cust
     extended = connection.execute(f"SELECT * FROM {made.plan.composed.get_name()} ORDER BY ALL").to_arrow_table()
     afresh = Panel(declared(), connection, HISTORY)
     afresh.compose("observed")
-    assert connection.execute(f"SELECT * FROM {afresh.plan.made} ORDER BY ALL").to_arrow_table().equals(extended), (
-        "month 37"
-    )
+    assert (
+        connection.execute(f"SELECT * FROM {afresh.plan.composed.get_name()} ORDER BY ALL")
+        .to_arrow_table()
+        .equals(extended)
+    ), "month 37"
     return share
 
 
