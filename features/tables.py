@@ -84,6 +84,14 @@ def _money(sentence: str, *, low: str | None = None, required: bool = False) -> 
     return Column(MONEY, sentence + " [currency of the source]", required=required, low=low)
 
 
+_AFTER = "nothing is known before it happened"
+
+
+def _known_after(event: str) -> Rule:
+    """Return the rule that a row is not known before its event (dates mixed up, or a forecast taken for a fact)."""
+    return Rule("known_before_event", f"known_on >= {event}", _AFTER)
+
+
 _LINES = (
     "current_assets", "inventory", "total_assets", "current_liabilities", "total_liabilities", "equity",
     "retained_earnings", "revenue", "ebit", "interest_expense", "net_income", "operating_cash_flow",
@@ -112,6 +120,7 @@ _ALL = (
             "exposure": _money("amount at risk", low="0"),
         },
         event="as_of", event_lag_days=-1, references=_CUSTOMER,
+        rules=(Rule("outcome_after_as_of", "outcome_known_on >= as_of", "an outcome is known after the decision"),),
     ),
     Contract(
         "transactions", "transaction_id", ("transaction_id",),
@@ -125,6 +134,7 @@ _ALL = (
             "counterparty": Column(TEXT, "the other side"),
         },
         event="event_on", generated_key="transaction_id", measure="amount", references=_CUSTOMER,
+        rules=(_known_after("event_on"),),
     ),
     Contract(
         "credits", "credit_id", ("credit_id",),
@@ -160,6 +170,7 @@ _ALL = (
             "due_on": Column(DATE, "due date that it settles, where stated"),
         },
         event="paid_on", generated_key="payment_id", measure="amount", references=_OF_CREDIT,
+        rules=(_known_after("paid_on"),),
     ),
     Contract(
         "statements", "credit_id, stated_on", ("credit_id", "stated_on"),
@@ -174,6 +185,7 @@ _ALL = (
             "status": Column(TEXT, "free text; 'closed' means closed"),
         },
         event="stated_on", measure="balance", references=_OF_CREDIT,
+        rules=(_known_after("stated_on"),),
     ),
     Contract(
         "financials", "customer_id, period_end", ("customer_id", "period_end"),
@@ -222,6 +234,7 @@ _ALL = (
             "reach": Column(RATIO, "people reached", low="0"),
         },
         event="event_on", generated_key="mention_id", references=_CUSTOMER,
+        rules=(_known_after("event_on"),),
     ),
 )  # fmt: skip
 

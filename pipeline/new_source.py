@@ -104,6 +104,14 @@ def classify(group: Group, shared: str | None) -> Draft:
                           ("event_on", (_dated(dates) or dates[0]).name, "its name, and dates"),
                           ("amount", amount.name, f"its name; {CHECK} + must be money in and - money out")]  # fmt: skip
         return draft
+    lines = {line: c for c in s.columns for line in roles.LINES if roles.lowered(c.name) == line}
+    if customer is not None and dates and len(lines) >= 4:
+        draft = Draft("financials", group, f"a customer's identifier, a date and {len(lines)} lines of its accounts")
+        draft.columns += [("customer_id", customer.name, "its name"), ("period_end", dates[0].name, "dates")]
+        if len(dates) > 1:
+            draft.columns.append(("published_on", dates[1].name, f"the next date; {CHECK} known from then on"))
+        draft.columns += [(line, column.name, "its name") for line, column in lines.items()]
+        return draft
     if customer is not None and roles.nearly_unique(s, customer):
         draft = Draft("customers", group, "a customer's identifier that hardly ever repeats")
         draft.columns.append(("customer_id", customer.name, "its name, and nearly unique"))

@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline.raw import RawFile, select_files
+from features.tables import CONTRACTS, MONEY
+from pipeline.raw import RawFile, open_bytes, select_files
 from pipeline.sniff import Column, Sniffed, sniff
 
 DATA = {
@@ -94,6 +95,7 @@ PAID = re.compile(r"paid|payment.*date|pay_?date|received|entry_?payment|repaid"
 BALANCE = re.compile(r"balance|outstanding|saldo|owed|exposure|余额")
 LATE = re.compile(r"days_?past|dpd|days_?late|days_?overdue|delay|逾期天数")
 LIMIT = re.compile(r"limit|ceiling")
+LINES = tuple(name for name, spec in CONTRACTS["financials"].columns.items() if spec.type == MONEY)
 PRINCIPAL = re.compile(
     r"principal|granted|loan_?amount|loanamount|^amount$|disbursement_?gross|gr_?appv|sum_insured|贷款金额"
 )
@@ -221,34 +223,35 @@ class Group:
 
     files: list[RawFile]
     sniffed: Sniffed
-    glob: str = ""
+    glob: str
 
 
 def grouped(files: list[RawFile]) -> tuple[list[Group], list[str]]:
     """Return the readable files grouped by their columns, and the names of the others."""
-    groups: dict[tuple[object, ...], Group] = {}
+    alike: dict[tuple[str, bytes], list[RawFile]] = {}
     others = []
     for file in files:
-        suffixes = [s for s in PurePosixPath(file.name).suffixes if s not in (".gz", ".zst", ".zstd")]
-        if not suffixes or suffixes[-1].lower() not in DATA or not file.path.stat().st_size:
+        suffixes = [s.lower() for s in PurePosixPath(file.name).suffixes if s not in (".gz", ".zst", ".zstd")]
+        if not suffixes or suffixes[-1] not in DATA or not file.path.stat().st_size:
             others.append(file.name)
             continue
+        with open_bytes(file.path) as stream:
+            first = stream.readline(1 << 16)
+        text = suffixes[-1] not in (".parquet", ".pq", ".xlsx", ".xlsm")
+        alike.setdefault((suffixes[-1], first if text else file.inner.encode()), []).append(file)
+    groups = []
+    for members in alike.values():
+        chosen = [members[place] for place in sorted({0, len(members) // 3, 2 * len(members) // 3, len(members) - 1})]
         try:
-            found = sniff(file)
+            found = sniff(*chosen)
         except (ValueError, OSError, LookupError) as error:
-            others.append(f"{file.name} (unreadable: {type(error).__name__})")
+            others += [f"{file.name} (unreadable: {type(error).__name__})" for file in members]
             continue
-        if not found.rows:
-            others.append(f"{file.name} (no rows)")
-            continue
-        key = (found.form.get("type", "csv"), *(column.name for column in found.columns))
-        group = groups.setdefault(key, Group([], found))
-        group.files.append(file)
-        if found.rows > group.sniffed.rows:
-            group.sniffed = found
-    for group in groups.values():
-        group.glob = _glob(group.files, files)
-    return list(groups.values()), others
+        if found.rows:
+            groups.append(Group(members, found, _glob(members, files)))
+        else:
+            others += [f"{file.name} (no rows)" for file in members]
+    return groups, others
 
 
 def _glob(group: list[RawFile], files: list[RawFile]) -> str:

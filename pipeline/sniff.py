@@ -34,6 +34,9 @@ ISO = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:
 BARE = ("%Y%m%d", "%y%m%d")  # digits alone: a date only where nearly all values are and the name says so
 
 
+_Read = tuple[dict[str, Any], list[str], list[str], list[list[str]], bool]
+
+
 @dataclass
 class Column:
     """One column of a file: its name, what its values look like, and facts about them."""
@@ -201,8 +204,19 @@ def _number(text: str, marks: tuple[str, str]) -> float | None:
     return value if value is not None and abs(value) < 1e300 else None
 
 
-def sniff(file: RawFile) -> Sniffed:
-    """Return what a file seems to be, from its head."""
+def sniff(*files: RawFile) -> Sniffed:
+    """Return what files with the same columns seem to be, from their heads: the format is that of the first."""
+    read = [_read(file) for file in files]
+    form, why, names, rows, whole = read[0]
+    same = [part for part in read if part[2] == names]
+    if len(same) > 1:
+        rows = _spread([part[3] for part in same])
+        whole = all(part[4] for part in same)
+    return _finish(form, why, names, rows, whole=whole)
+
+
+def _read(file: RawFile) -> _Read:
+    """Return a file's format as far as its layout says it, why, its columns, some rows, and whether these are all."""
     suffixes = [
         suffix.lower() for suffix in Path(file.path.name).suffixes if suffix.lower() not in (".gz", ".zst", ".zstd")
     ]
@@ -211,8 +225,7 @@ def sniff(file: RawFile) -> Sniffed:
     if kind == "csv":
         return _csv(file)
     names, rows, whole = {"parquet": _parquet, "jsonl": _jsonl, "arff": _arff, "xlsx": _xlsx}[kind](file)
-    form: dict[str, Any] = {"type": kind}
-    return _finish(form, [f"its name ends in {suffixes[-1]}"], names, rows, whole=whole)
+    return {"type": kind}, [f"its name ends in {suffixes[-1]}"], names, rows, whole
 
 
 def _pieces(file: RawFile) -> tuple[bytes, list[bytes], bool]:
@@ -245,7 +258,7 @@ def columns_of_head(file: RawFile, form: Format) -> list[str]:
     return sniff(file).columns_named()
 
 
-def _csv(file: RawFile) -> Sniffed:
+def _csv(file: RawFile) -> _Read:
     data, pieces, whole = _pieces(file)
     codec, why = encoding_of(data, whole=whole)
     text = _lines_of(data, codec, first=True, last=whole)
@@ -273,7 +286,7 @@ def _csv(file: RawFile) -> Sniffed:
         reasons.append("header false: the first line holds numbers alone; give the columns `names`")
         body, head = [head, *body], [""] * len(head)
         form["names"] = [f"column{place}" for place in range(len(head))]
-    return _finish(form, reasons, unique_names(head), body, whole=whole)
+    return form, reasons, unique_names(head), body, whole
 
 
 def _spread(parts: list[list[list[str]]]) -> list[list[str]]:

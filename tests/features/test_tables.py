@@ -35,6 +35,7 @@ def test_a_contract_is_whole(contract):
 def test_rules_are_sql_over_the_contract_s_columns(contract):
     connection = duckdb.connect()
     columns = ", ".join(f'CAST(NULL AS {column.type}) AS "{name}"' for name, column in contract.columns.items())
+    columns += ", CAST(NULL AS DATE) AS known_on"
     conditions = [column.rule(name) for name, column in contract.columns.items() if column.rule(name)]
     conditions += [rule.condition for rule in contract.rules]
     for condition in conditions:

@@ -432,3 +432,9 @@ def test_open_tables_gives_lazy_tables(room):
     assert sorted(tables) == ["customers", "transactions"]
     assert tables["transactions"].count().execute() == 2
     assert str(tables["transactions"].amount.type()) == "decimal(18, 2)"
+
+
+def test_nothing_is_known_before_it_happened(room):
+    put("moves.csv", MOVES + "c,2,2021-02-10,in,1.00,2021-02-09\n")
+    ingest.main()
+    assert [(line, rules) for _, line, rules, _ in quarantine("transactions")] == [(3, ["known_before_event"])]
