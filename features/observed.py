@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import ibis
 
 from features.definition import Feature, Lender, Skipped, Subject, bound
+from features.visible import visible_at
 
 CATEGORIES = {
     "kind": ("Person or company", "客户类型", "customer_kind"),
@@ -45,14 +46,12 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
 
 
 def decided(lender: Lender) -> ibis.Table:
-    """Return each observation's own row, in its first version: its attributes are stated as known at as_of.
+    """Return each observation's own row, in the version known before its as_of; one that came later says nothing.
 
     The outcome columns are dropped here and never reach a feature.
     """
     rows = lender.tables["observations"].drop("outcome", "outcome_known_on")
-    first = ibis.window(group_by=["customer_id", "as_of"], order_by=["known_on", "row_order"])
-    rows = rows.mutate(version=ibis.row_number().over(first))
-    rows = rows.filter(rows.version == 0)
+    rows = visible_at(rows, rows.as_of)
     kept = [name for name in rows.columns if name not in lender.observed.columns]
     joined = lender.observed.inner_join(rows, ["customer_id", "as_of"])
     return joined.select(*lender.observed.columns, *kept)

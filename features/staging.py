@@ -286,7 +286,7 @@ class Stage:
             base = "NULL::DATE"
         fallbacks = [base, *([fallback] if fallback else []), delivered]
         plain = f"coalesce({', '.join(fallbacks)})"
-        if self.mapping.live_since:
+        if self.mapping.live_since and contract.name != "observations":  # a decision states what was known at it
             late = f"{delivered} >= DATE '{self.mapping.live_since}'"
             return f"CASE WHEN {late} THEN greatest({plain}, {delivered}) ELSE {plain} END"
         return plain

@@ -131,10 +131,11 @@ def _copy(connection: Any, query: str, target: Path) -> None:
 
 def _from_source(connection: Any, rules: Rules, as_of: dt.date, until: dt.date, *, undated: bool, out: Path) -> None:
     """Write the tables where the source states its own decision dates and outcomes."""
-    stated(connection, rules, as_of, undated=undated)
     columns = "customer_id, as_of, outcome, outcome_known_on"
-    _copy(connection, f"SELECT {columns} FROM judged WHERE outcome IS NOT NULL AND outcome_known_on < DATE '{until}' "
-          "ORDER BY as_of, customer_id", out / "training.parquet")  # fmt: skip
+    stated(connection, rules, until, undated=undated)
+    _copy(connection, f"SELECT {columns} FROM judged WHERE outcome IS NOT NULL ORDER BY as_of, customer_id",
+          out / "training.parquet")  # fmt: skip
+    stated(connection, rules, as_of, undated=undated)
     _copy(connection, "SELECT customer_id, as_of, 0::INTEGER AS months_back FROM judged "
           "QUALIFY row_number() OVER (PARTITION BY customer_id ORDER BY as_of DESC) = 1 ORDER BY as_of, customer_id",
           out / "scoring.parquet")  # fmt: skip

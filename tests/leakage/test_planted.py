@@ -1,0 +1,38 @@
+"""Planted leaks in features are seen by the batteries; the same batteries are silent on the real code."""
+
+from __future__ import annotations
+
+import pytest
+from batteries import alarms
+from building import build
+from planted import LEAKS, Leak
+from test_clean import chosen
+
+QUICK = {
+    "boundary <= instead of <", "event date in place of knowledge", "no cut at all", "global mean taken off",
+    "latest restatement under the first date", "row number as a figure", "outcome as a feature",
+    "industry figures of the same quarter",
+}  # fmt: skip
+
+
+def planted(leak: Leak, request: pytest.FixtureRequest, names: list[str]) -> dict[str, list[str]]:
+    """Return what the batteries say of the mutated code."""
+    folder = None if leak.source == "simulated" else request.getfixturevalue("realdata")
+    case, _ = chosen(leak.source, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        leak.plant(patch)
+        return alarms(case, build(case, leak.subjects), names, leak.subjects)
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [pytest.param(leak, id=leak.name, marks=() if leak.name in QUICK else pytest.mark.slow) for leak in LEAKS],
+)
+def test_a_planted_leak_is_caught(leak, request):
+    assert planted(leak, request, [leak.first])
+
+
+def test_leaks_have_names_of_their_own():
+    names = [leak.name for leak in LEAKS]
+    assert len(names) == len(set(names))
+    assert set(names) >= QUICK
