@@ -19,7 +19,7 @@ import pandas as pd
 
 from features.errors import IntegrityRefused, Problem
 from models.inputs import Input, Panel, numeric_matrix
-from models.splits import grouped_folds
+from models.splits import grouped_folds_of
 
 INNER_FOLDS = 5
 LEAST_ROWS = 5  # a level with fewer train rows counts as unseen
@@ -120,7 +120,8 @@ def fit_matrix(panel: Panel, inputs: Iterable[Input], smoothing: float, seed: in
     matrix = encoders.matrix(panel.features, inputs)
     if not encoders.codes:
         return encoders, matrix
-    fold = grouped_folds(panel, INNER_FOLDS, seed + 7919)
+    # not stratified: else a row's own outcome would decide which rows its code is learned from
+    fold = grouped_folds_of(panel.customer, np.zeros(len(panel)), INNER_FOLDS, seed + 7919)
     for column, each in enumerate(inputs):
         if each.kind != "categorical":
             continue

@@ -7,7 +7,7 @@ import pytest
 from features.errors import DataRefused, IntegrityRefused
 from models import encoders
 from models.inputs import Input, panel
-from models.splits import grouped_folds
+from models.splits import grouped_folds_of
 
 LEVEL = Input("branch", "f0001", "categorical", 0, "", "")
 NUMBER = Input("x", "f0002", "numeric", 1, "", "")
@@ -37,7 +37,7 @@ def test_a_row_never_sees_its_own_outcome():
     outcome = random.integers(0, 2, 300)
     rows = drawn(levels, outcome)
     _, before = encoders.fit_matrix(rows, [LEVEL], 10.0, 1)
-    fold = grouped_folds(rows, encoders.INNER_FOLDS, 1 + 7919)
+    fold = grouped_folds_of(rows.customer, np.zeros(len(rows)), encoders.INNER_FOLDS, 1 + 7919)
     for number in range(encoders.INNER_FOLDS):
         asked = fold == number
         only = rows.take(~asked)

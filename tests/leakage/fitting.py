@@ -1,0 +1,308 @@
+"""(g) What is fitted on outcomes, and how rows are divided: checks on the real steps, and leaks planted in them.
+
+`model_by_time` walks the stages select, train and calibrate as they walk; `alarms_of` returns the checks that object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from models import encoders, recipe, splits
+from models.calibration import CalibrateSettings
+from models.inputs import Panel, inputs_from_catalogue, panel
+from models.recipe import TrainSettings, Tuned
+from models.selection import SelectSettings
+from pipeline import calibrate
+from pipeline import select as select_stage
+
+DATES = pd.date_range("2018-01-01", periods=28, freq="QS")
+TUNED = Tuned({"num_leaves": 4, "max_bin": 31, "min_data_in_leaf": 5}, 0.2, 12, 0.3, 0.7, 1, 1, False, 10.0)
+NAMES = {"x1": "numeric", "x2": "numeric", "part": "numeric", "late": "numeric", "branch": "categorical"}
+
+
+def frame_of(seed: int = 1, customers: int = 30) -> pd.DataFrame:
+    """A panel of quarterly dates; `late` is known in the test period alone, `part` is constant before it."""
+    random = np.random.default_rng(seed)
+    rows = len(DATES) * customers
+    frame = pd.DataFrame(
+        {
+            "customer_id": np.tile([f"c{n:04d}" for n in range(customers)], len(DATES)),
+            "as_of": np.repeat(DATES, customers),
+            "x1": random.normal(size=rows),
+            "x2": random.normal(size=rows),
+            "branch": random.choice(list("pqrstu"), rows),
+        }
+    )
+    recent = frame["as_of"] >= DATES[-2]
+    frame["part"] = np.where(recent, random.normal(size=rows), 1.0)
+    frame["late"] = np.where(recent, random.normal(size=rows), np.nan)
+    frame["outcome"] = (random.random(rows) < 1 / (1 + np.exp(1.2 - frame["x1"]))).astype(int)
+    frame["outcome_known_on"] = frame["as_of"] + pd.DateOffset(months=12) - pd.Timedelta(days=1)
+    return frame.sort_values(["as_of", "customer_id"]).reset_index(drop=True)
+
+
+CATALOGUE = pd.DataFrame(
+    [{"name": n, "kind": k, "direction": 0, "family": n, "definition_hash": n} for n, k in NAMES.items()]
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the stages keep: names selected, files, and out-of-fold margins of the train rows."""
+
+    names: tuple[str, ...]
+    files: tuple[str, ...]
+    margin: np.ndarray
+    fold: np.ndarray
+    parts: pd.Series
+
+
+def model_by_time(frame: pd.DataFrame) -> Model:
+    """Select, train and calibrate as the stages do."""
+    selected = select_stage.run(frame, CATALOGUE, SelectSettings(test_share=0.2, min_bads=5, folds=3))
+    inputs = select_stage.selected_inputs(selected["features"])
+    horizon = selected["features"]["split"]["horizon_months"]
+    rows = panel(frame, [each.name for each in inputs], horizon)
+    inside = (selected["parts"]["part"] == "train").to_numpy()
+    fold = selected["parts"]["fold"].fillna(-1).to_numpy(dtype=int)[inside]
+    train = rows.take(inside)
+    indices = splits.fold_indices(train, fold, selected["features"]["split"]["folds"])
+    trained = recipe.train(train, inputs, indices, TUNED, TrainSettings(seeds=1))
+    kept = pd.DataFrame(
+        {
+            "customer_id": train.customer, "outcome": train.outcome, "margin": trained.margin,
+            "third_a": trained.third_a, "third_b": trained.third_b,
+        }
+    )  # fmt: skip
+    choice = calibrate.run(kept, CalibrateSettings(method="platt"))
+    files = (trained.booster, trained.encoders.to_json(), choice.calibrator.to_json())
+    return Model(tuple(each.name for each in inputs), files, trained.margin, fold, selected["parts"]["part"])
+
+
+def later_moves_nothing() -> bool:
+    """Other outcomes and other features of all rows that do not train leave every file as it is."""
+    frame = frame_of()
+    before = model_by_time(frame)
+    other = frame_of(seed=2)
+    outside = (before.parts != "train").to_numpy()
+    changed = frame.copy()
+    for name in ("x1", "x2", "branch", "part", "late"):
+        changed.loc[outside, name] = other.loc[outside, name]
+    flipped = frame["outcome"].where(~outside, 1 - frame["outcome"])
+    after = model_by_time(changed.assign(outcome=flipped, part=1.0, late=np.nan))
+    return before.names == after.names and before.files == after.files
+
+
+def held_out_moves_nothing() -> bool:
+    """Other outcomes in one fold leave that fold's margins as they are."""
+    frame = frame_of()
+    rows = panel(frame, list(NAMES), 12)
+    inputs = inputs_from_catalogue(CATALOGUE)
+    fold = splits.grouped_folds(rows, 3, 1)
+    indices = splits.fold_indices(rows, fold, "grouped")
+    before = recipe.train(rows, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
+    turned = replace(rows, outcome=np.where(fold == 1, 1 - rows.outcome, rows.outcome).astype("int8"))
+    after = recipe.train(turned, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
+    return bool((before[fold == 1] == after[fold == 1]).all())
+
+
+def own_code_is_not_own_outcome() -> bool:
+    """A customer's other outcomes leave that customer's own target codes as they are."""
+    rows = panel(frame_of(), list(NAMES), 12)
+    inputs = inputs_from_catalogue(CATALOGUE)
+    _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
+    for customer in rows.customer[:10]:
+        mine = rows.customer == customer
+        turned = replace(rows, outcome=np.where(mine, 1 - rows.outcome, rows.outcome).astype("int8"))
+        _, after = encoders.fit_matrix(turned, inputs, 10.0, 1)
+        if not np.array_equal(before[mine], after[mine], equal_nan=True):
+            return False
+    return True
+
+
+def customers_stay_together() -> bool:
+    """No customer has rows in two grouped folds."""
+    rows = panel(frame_of(), list(NAMES), 12)
+    fold = pd.Series(splits.grouped_folds(rows, 4, 1))
+    return bool((fold.groupby(rows.customer).nunique() == 1).all())
+
+
+def windows_close_first() -> bool:
+    """Train windows close before the test starts, and before each block of time that they predict."""
+    rows = panel(frame_of(), list(NAMES), 12)
+    divided = splits.split(rows, SelectSettings(min_bads=5, folds=3), 12)
+    assert divided.plan["folds"] == "expanding"
+    if divided.plan["kind"] != "time" or (divided.train & divided.test).any():
+        return False
+    if rows.closes[divided.train].max() > rows.as_of[divided.test].min():
+        return False
+    train = rows.take(divided.train)
+    blocks = splits.fold_indices(train, divided.fold[divided.train], "expanding")
+    return all(train.closes[taught].max() <= train.as_of[asked].min() for taught, asked in blocks if len(taught))
+
+
+def rows_are_there_once(frame: pd.DataFrame | None = None) -> bool:
+    """No row comes twice, and no test row has the very features of a train row (the same customer renamed)."""
+    frame = frame_of() if frame is None else frame
+    rows = panel(frame, list(NAMES), 12)
+    if frame.duplicated(["customer_id", "as_of"]).any():
+        return False
+    divided = splits.split(rows, SelectSettings(min_bads=5, folds=3), 12)
+    prints = pd.util.hash_pandas_object(rows.features[["x1", "x2", "branch"]], index=False).to_numpy()
+    return not np.isin(prints[divided.test], prints[divided.train]).any()
+
+
+CHECKS: dict[str, Callable[[], bool]] = {
+    "g later rows": later_moves_nothing,
+    "g held-out fold": held_out_moves_nothing,
+    "g own code": own_code_is_not_own_outcome,
+    "split customers": customers_stay_together,
+    "split windows": windows_close_first,
+    "split duplicates": rows_are_there_once,
+}
+
+
+def alarms_of(names: tuple[str, ...] = tuple(CHECKS)) -> list[str]:
+    return [name for name in names if not CHECKS[name]()]
+
+
+# --- leaks ------------------------------------------------------------------------------------------------------------
+
+REAL = {
+    "select": select_stage.select, "split": splits.split, "table": encoders._table, "fit": encoders.fit,
+    "fold_indices": splits.fold_indices, "calibrated": calibrate.calibrated, "panel": panel, "train": recipe.train,
+    "grouped": splits.grouped_folds,
+}  # fmt: skip
+
+
+def _everything(patch: pytest.MonkeyPatch) -> list[Panel]:
+    """Remember every whole panel that the steps are given."""
+    seen: list[Panel] = []
+
+    def remembered(*arguments: object) -> Panel:
+        seen.append(REAL["panel"](*arguments))
+        return seen[-1]
+
+    patch.setattr(select_stage, "panel", remembered)
+    return seen
+
+
+def on_test_selection(patch: pytest.MonkeyPatch) -> None:
+    seen = _everything(patch)
+    patch.setattr(select_stage, "select", lambda _, inputs, settings: REAL["select"](seen[-1], inputs, settings))
+
+
+def on_test_encoders(patch: pytest.MonkeyPatch) -> None:
+    seen = _everything(patch)
+    patch.setattr(encoders, "fit", lambda _, inputs, smoothing: REAL["fit"](seen[-1], inputs, smoothing))
+
+
+def on_test_calibration(patch: pytest.MonkeyPatch) -> None:
+    """The curve's level is set on the default rate of the test rows."""
+    seen = _everything(patch)
+
+    def calibrated(margin: np.ndarray, a: np.ndarray, b: np.ndarray, outcome: np.ndarray, *rest: object) -> object:
+        rate = seen[-1].outcome[-len(outcome) // 3 :].mean()
+        return REAL["calibrated"](margin + rate, a, b, outcome, *rest)
+
+    patch.setattr(calibrate, "calibrated", calibrated)
+
+
+def in_fold_codes(patch: pytest.MonkeyPatch) -> None:
+    def fit_matrix(rows: Panel, inputs: tuple, smoothing: float, _: int) -> tuple:
+        made = encoders.fit(rows, inputs, smoothing)
+        return made, made.matrix(rows.features, inputs)
+
+    patch.setattr(encoders, "fit_matrix", fit_matrix)
+
+
+def taught_by_the_asked(patch: pytest.MonkeyPatch) -> None:
+    def fold_indices(rows: Panel, fold: np.ndarray, kind: str) -> splits.Indices:
+        return [(np.arange(len(rows)), asked) for _, asked in REAL["fold_indices"](rows, fold, kind)]
+
+    patch.setattr(splits, "fold_indices", fold_indices)
+
+
+def customers_apart(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(splits, "grouped_folds", lambda rows, count, _: np.arange(len(rows)) // 7 % count)
+
+
+def no_gap(patch: pytest.MonkeyPatch) -> None:
+    """Train rows reach to the first test date although their windows run into the test."""
+    patch.setattr(splits, "split", lambda rows, settings, horizon: _without_gap(rows, settings, horizon))
+
+
+def _without_gap(rows: Panel, settings: SelectSettings, horizon: int) -> splits.Split:
+    divided = REAL["split"](rows, settings, horizon)
+    return replace(divided, train=~divided.test, fold=np.where(divided.fold < 0, 0, divided.fold))
+
+
+def no_test_set(patch: pytest.MonkeyPatch) -> None:
+    def split(rows: Panel, settings: SelectSettings, horizon: int) -> splits.Split:
+        divided = REAL["split"](rows, settings, horizon)
+        return replace(divided, train=np.ones(len(rows), bool))
+
+    patch.setattr(splits, "split", split)
+
+
+def blocks_without_gap(patch: pytest.MonkeyPatch) -> None:
+    def fold_indices(rows: Panel, fold: np.ndarray, kind: str) -> splits.Indices:
+        asked = [np.flatnonzero(fold == number) for number in range(int(fold.max()) + 1)]
+        return [(np.flatnonzero(rows.as_of < rows.as_of[each].min()), each) for each in asked]
+
+    patch.setattr(splits, "fold_indices", fold_indices)
+
+
+def random_test_rows(patch: pytest.MonkeyPatch) -> None:
+    """Test rows drawn at random among all dates, called a split by time."""
+
+    def split(rows: Panel, settings: SelectSettings, horizon: int) -> splits.Split:
+        divided = REAL["split"](rows, settings, horizon)
+        test = np.arange(len(rows)) % 5 == 0
+        return replace(divided, train=~test, test=test)
+
+    patch.setattr(splits, "split", split)
+
+
+def renamed_customers(patch: pytest.MonkeyPatch) -> None:
+    """The same customer under a second identifier, on both sides of the split."""
+
+    def doubled(frame: pd.DataFrame, *rest: object) -> Panel:
+        first = frame[frame["as_of"] == DATES[0]]
+        again = first.assign(customer_id=first["customer_id"] + "-b", as_of=DATES[-1])
+        return REAL["panel"](pd.concat([frame, again]), *rest)
+
+    patch.setitem(globals(), "panel", doubled)
+
+
+def rows_twice(patch: pytest.MonkeyPatch) -> None:
+    """Every tenth row is delivered a second time, three years later."""
+
+    def doubled(frame: pd.DataFrame, *rest: object) -> Panel:
+        some = frame.iloc[::10]
+        again = some.assign(customer_id="x" + some["customer_id"], as_of=DATES[-1])
+        again = again.drop_duplicates(["customer_id", "as_of"])
+        return REAL["panel"](pd.concat([frame, again]), *rest)
+
+    patch.setitem(globals(), "panel", doubled)
+
+
+FITTING_LEAKS = (
+    ("features selected on test rows", "L1.3", on_test_selection, "g later rows"),
+    ("encoders fitted on train and test", "L1.2", on_test_encoders, "g later rows"),
+    ("calibration level from test rows", "L1.2", on_test_calibration, "g later rows"),
+    ("target codes on all rows", "L1.2", in_fold_codes, "g own code"),
+    ("a fold taught by the rows it is asked about", "L1.1", taught_by_the_asked, "g held-out fold"),
+    ("a customer in train and test", "L3.2", customers_apart, "split customers"),
+    ("no gap between train and test", "L3.1", no_gap, "split windows"),
+    ("test rows train as well", "L1.1", no_test_set, "split windows"),
+    ("blocks of time without a gap", "L3.1", blocks_without_gap, "split windows"),
+    ("test drawn at random from all dates", "L3.3", random_test_rows, "split windows"),
+    ("a customer under two identifiers", "L1.4", renamed_customers, "split duplicates"),
+    ("rows delivered twice across the split", "L1.4", rows_twice, "split duplicates"),
+)
