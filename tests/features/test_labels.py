@@ -153,6 +153,53 @@ def test_a_paid_up_loan_is_closed_at_the_end_of_its_term():
     assert found[("c", D(2020, 8, 1))][0] == "closed"
 
 
+def test_the_population_sees_the_instalments_that_were_known_then():
+    """Due 100 in September; restated in June 2021 to nothing due: who was late on 1 January stays so, and not after."""
+    due = [("k", D(2020, 9, 1), 100, D(2020, 1, 1)), ("k", D(2020, 9, 1), 0, D(2021, 6, 1))]
+    found = judged(engine(credits=[credit()], instalments=due), [AS_OF, D(2021, 7, 1)], CUT)
+    assert found[("c", AS_OF)][0] == "in_default"
+    assert found[("c", D(2021, 7, 1))][0] is None
+
+
+def test_the_population_sees_the_payments_that_were_known_then():
+    """Paid in time, but entered half a year later, or entered at once and taken back half a year later."""
+    due = [("k", D(2020, 9, 1), 100, D(2020, 1, 1))]
+    late = [("p", "k", D(2020, 9, 1), 100, D(2021, 6, 1))]
+    found = judged(engine(credits=[credit()], instalments=due, payments=late), [AS_OF, D(2021, 7, 1)], CUT)
+    assert (found[("c", AS_OF)][0], found[("c", D(2021, 7, 1))][0]) == ("in_default", None)
+    back = [("p", "k", D(2020, 9, 1), 100, D(2020, 9, 2)), ("p", "k", D(2020, 9, 1), 0, D(2021, 6, 1))]
+    found = judged(engine(credits=[credit()], instalments=due, payments=back), [AS_OF, D(2021, 7, 1)], CUT)
+    assert (found[("c", AS_OF)][0], found[("c", D(2021, 7, 1))][0]) == (None, "in_default")
+
+
+def test_a_closing_that_was_restated_counts_while_it_was_believed():
+    rows = [
+        state(D(2020, 12, 31)), state(D(2021, 2, 28), status="closed"), state(D(2021, 2, 28), known=D(2021, 5, 1)),
+    ]  # fmt: skip
+    days = [D(2021, 2, 1), D(2021, 4, 1), D(2021, 6, 1)]
+    found = judged(engine(credits=[credit()], statements=rows), days, CUT)
+    assert [found[("c", day)][0] for day in days] == [None, "closed", None]
+
+
+def test_a_credit_judged_by_statements_later_is_judged_by_instalments_before():
+    due = [("k", D(2020, 9, 1), 100, D(2020, 1, 1))]
+    rows = [state(D(2021, 2, 28))]
+    found = judged(engine(credits=[credit()], instalments=due, statements=rows), [AS_OF, D(2021, 4, 1)], CUT)
+    assert (found[("c", AS_OF)][0], found[("c", D(2021, 4, 1))][0]) == ("in_default", None)
+
+
+def test_stated_outcomes_wait_for_the_row_that_states_them():
+    connection = duckdb.connect()
+    connection.execute("""CREATE TABLE observations AS SELECT * FROM (VALUES
+        ('a', DATE '2020-01-01', 0, DATE '2020-12-31', DATE '2019-12-31'),
+        ('a', DATE '2020-01-01', 1, DATE '2020-12-31', DATE '2021-08-01')) t(customer_id, as_of, outcome, outcome_known_on, known_on)""")
+    query = "SELECT outcome, outcome_known_on FROM judged"
+    stated(connection, Rules(), D(2021, 8, 1), undated=False)
+    assert connection.execute(query).fetchall() == [(0, D(2020, 12, 31))]
+    stated(connection, Rules(), D(2021, 8, 2), undated=False)
+    assert connection.execute(query).fetchall() == [(1, D(2021, 8, 1))]
+
+
 def test_stated_outcomes_are_the_source_s_own():
     connection = duckdb.connect()
     connection.execute("""CREATE TABLE observations AS SELECT * FROM (VALUES
