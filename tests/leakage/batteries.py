@@ -64,7 +64,7 @@ def noise(case: Case) -> Case:
     """Half of all past rows come again as if learned later: garbled, restating keys, of events before and after as_of."""
     result = {}
     for name, table in case.tables.items():
-        random = np.random.default_rng(zlib.crc32(name.encode()))
+        random = np.random.default_rng(zlib.crc32(f"{case.name} {name}".encode()))
         past, _ = _split(table, case.as_of)
         contract = contract_of(name, set(table.column_names))
         some = past.take(np.flatnonzero(random.random(len(past)) < 0.5))

@@ -102,7 +102,7 @@ def stated_outcomes_wait() -> bool:
         stated(connection, RULES, D(2021, 8, 1), undated=False)
         found.append(connection.execute("SELECT customer_id, outcome, outcome_known_on FROM judged").fetchall())
     known = all(row[2] is None or row[2] < D(2021, 8, 1) for row in found[0])
-    return found[0] == found[1] and known and dict((row[0], row[1]) for row in found[0])["c"] is None
+    return found[0] == found[1] and known and {row[0]: row[1] for row in found[0]}["c"] is None
 
 
 CHECKS: dict[str, Callable[[], bool]] = {

@@ -94,7 +94,7 @@ def _plant_newest(patch: pytest.MonkeyPatch) -> None:
 
 def _plant_vocabulary(patch: pytest.MonkeyPatch) -> None:
     """Frequent categories and given columns are read from all rows, future ones too."""
-    patch.setattr(build, "visible_at", lambda rows, as_of: rows)
+    patch.setattr(build, "visible_at", lambda rows, _: rows)
 
 
 def _plant_owner(patch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ LEAKS = (
     Leak("timezone shifted by five hours", "L3.1", _visible(_five_hours), TX, SIM, "e boundary"),
     Leak("boundary <= instead of <", "L3.1", _visible(lambda r, t: (r.known_on <= t) & _current(r, t)), ST, SIM, "e boundary"),
     Leak("event date in place of knowledge", "L3.1", _visible(lambda r, t: (ibis.coalesce(r.event_on, r.known_on) < t) & _current(r, t)), TX, SIM, "a deleted"),
-    Leak("no cut at all", "L3.1", _visible(lambda r, t: r.known_on.notnull()), ST, SIM, "a deleted"),
+    Leak("no cut at all", "L3.1", _visible(lambda r, _: r.known_on.notnull()), ST, SIM, "a deleted"),
     Leak("latest restatement under the first date", "L3.1", _plant_newest, TX, SIM, "a deleted"),
     Leak("every version of a row counts", "L3.1", _both(_visible(lambda r, t: (r.known_on < t) & r[visible.SUPERSEDED].isnull())), TX, SIM, "a deleted"),
     Leak("month rounded up to its end", "L3.1", _visible(_month_end), TX, SIM, "a deleted"),

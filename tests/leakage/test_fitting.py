@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 from fitting import CHECKS, FITTING_LEAKS, alarms_of, frame_of, model_by_time
 
-QUICK = {"target codes on all rows", "a customer in train and test", "features selected on test rows", "no gap between train and test"}
+QUICK = {
+    "target codes on all rows",
+    "a customer in train and test",
+    "features selected on test rows",
+    "no gap between train and test",
+}
 
 
 @pytest.mark.parametrize("check", CHECKS)
