@@ -159,14 +159,16 @@ def judged_rows(case: Case) -> pa.Array:
     return pc.less_equal(order["as_of"], case.as_of).combine_chunks()
 
 
-def alarms(case: Case, base: Built, names: list[str], only: frozenset[str] = frozenset()) -> dict[str, list[str]]:
+def alarms(
+    case: Case, base: Built, names: list[str], only: frozenset[str] = frozenset(), *, panel: bool | None = None
+) -> dict[str, list[str]]:
     """Return battery -> features that moved though they must not, and under `d shifted` those that stayed."""
     found = {}
     for name in names:
         if name == "d shifted":
-            moved = forgotten(case, only) or forgotten(case, only, OF_CREDITS)
+            moved = forgotten(case, only, panel=panel) or forgotten(case, only, OF_CREDITS, panel=panel)
         else:
-            moved = differing(base, build(SILENT[name](case), only), judged_rows(case))
+            moved = differing(base, build(SILENT[name](case), only, panel=panel), judged_rows(case))
         if moved:
             found[name] = moved
     return found
@@ -186,7 +188,9 @@ def _own_rows(table: pa.Table, customers: list[str], tables: Tables) -> pa.Array
 OF_CREDITS = frozenset({"credits", "statements", "instalments", "payments"})
 
 
-def forgotten(case: Case, only: frozenset[str] = frozenset(), hang_on: frozenset[str] = frozenset()) -> list[str]:
+def forgotten(
+    case: Case, only: frozenset[str] = frozenset(), hang_on: frozenset[str] = frozenset(), *, panel: bool | None = None
+) -> list[str]:
     """(d) for all rows: every second customer's rows become known at as_of; return features that still hold a value.
 
     With `hang_on` the credits alone become known so late, and the features are those that hang on credits.
@@ -202,7 +206,7 @@ def forgotten(case: Case, only: frozenset[str] = frozenset(), hang_on: frozenset
         moved[name] = set_column(table, "known_on", pc.if_else(mine, late, table["known_on"]).combine_chunks())
     if hang_on and "credits" not in case.tables:
         return []
-    after = build(case.with_tables(moved), only)
+    after = build(case.with_tables(moved), only, panel=panel)
     asked = pc.and_(pc.is_in(after.rows["customer_id"], pa.array(customers)), judged_rows(case))
     rows = after.rows.filter(asked)
     asked_about = [name for name in after.features if not hang_on or after.sources[name] <= hang_on]

@@ -36,8 +36,13 @@ class Built:
         return list(self.sources)
 
 
-def build(case: Case, only: frozenset[str] = frozenset()) -> Built:
-    """Build all features, or those of some subjects. Columns are declared as known on the case's date."""
+def build(case: Case, only: frozenset[str] = frozenset(), *, panel: bool | None = None) -> Built:
+    """Build all features, or those of some subjects. Columns are declared as known on the case's date.
+
+    There are two roads from rows to a date: partial aggregates composed (`panel`) and the direct join; None takes the
+    one that a run would take.
+    """
+    road = {} if panel is None else {"panel": panel}
     connection = ibis.duckdb.connect(threads=2)
     needed = set().union(*(NEEDS.get(name, {name}) for name in only)) | {"customers"} if only else set(case.tables)
     case = case.with_tables({name: table for name, table in case.tables.items() if name in needed})
@@ -49,7 +54,7 @@ def build(case: Case, only: frozenset[str] = frozenset()) -> Built:
     asked = connection.table("asked")
     training = asked.filter(asked.as_of <= ibis.literal(case.as_of))
     held = {name: connection.table(name) for name in case.tables}
-    matrix = Matrix(connection, held, case.description, training, asked, Settings(windows=WINDOWS, lags=3))
+    matrix = Matrix(connection, held, case.description, training, asked, Settings(windows=WINDOWS, lags=3, **road))
     if only:
         matrix.subjects = [subject for subject in matrix.subjects if subject.name in only]
         matrix.across = ()

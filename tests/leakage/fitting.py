@@ -19,6 +19,7 @@ from models.recipe import TrainSettings, Tuned
 from models.selection import SelectSettings
 from pipeline import calibrate
 from pipeline import select as select_stage
+from pipeline import train as train_stage
 
 DATES = pd.date_range("2018-01-01", periods=28, freq="QS")
 TUNED = Tuned({"num_leaves": 4, "max_bin": 31, "min_data_in_leaf": 5}, 0.2, 12, 0.3, 0.7, 1, 1, False, 10.0)
@@ -73,13 +74,8 @@ def model_by_time(frame: pd.DataFrame) -> Model:
     train = rows.take(inside)
     indices = splits.fold_indices(train, fold, selected["features"]["split"]["folds"])
     trained = recipe.train(train, inputs, indices, TUNED, TrainSettings(seeds=1))
-    kept = pd.DataFrame(
-        {
-            "customer_id": train.customer, "outcome": train.outcome, "margin": trained.margin,
-            "third_a": trained.third_a, "third_b": trained.third_b,
-        }
-    )  # fmt: skip
-    choice = calibrate.run(kept, CalibrateSettings(method="platt"))
+    kept = train_stage.out_of_fold(train, pd.Series(fold), trained)
+    choice = calibrate.run(kept, horizon, CalibrateSettings(method="platt"))
     files = (trained.booster, trained.encoders.to_json(), choice.calibrator.to_json())
     return Model(tuple(each.name for each in inputs), files, trained.margin, fold, selected["parts"]["part"])
 
@@ -206,9 +202,9 @@ def on_test_calibration(patch: pytest.MonkeyPatch) -> None:
     """The curve's level is set on the default rate of the test rows."""
     seen = _everything(patch)
 
-    def calibrated(margin: np.ndarray, a: np.ndarray, b: np.ndarray, outcome: np.ndarray, *rest: object) -> object:
-        rate = seen[-1].outcome[-len(outcome) // 3 :].mean()
-        return REAL["calibrated"](margin + rate, a, b, outcome, *rest)
+    def calibrated(rows: recipe.Judged, settings: CalibrateSettings) -> object:
+        rate = seen[-1].outcome[-len(rows.outcome) // 3 :].mean()
+        return REAL["calibrated"](replace(rows, margin=rows.margin + rate), settings)
 
     patch.setattr(calibrate, "calibrated", calibrated)
 

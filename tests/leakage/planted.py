@@ -7,13 +7,14 @@ sampling bias of the test.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import ibis
 import pytest
 
-from features import build, definition, observed, visible
+from features import build, definition, observed, panel, visible
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 UNCHANGED = {"visible": visible.visible, "versioned": visible.versioned, "prepared": build.prepared}
@@ -29,6 +30,7 @@ class Leak:
     subjects: frozenset[str]
     source: str
     first: str  # the battery that must see it
+    panel: bool = False  # planted on the road of partial aggregates
 
 
 def _visible(cut: Callable[[ibis.Table, ibis.Value], ibis.Value]) -> Plant:
@@ -170,6 +172,22 @@ def _plant_late_decision(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(observed, "decided", decided)
 
 
+def _cells(pattern: str, new: str) -> Plant:
+    """Mutate the SQL that sorts rows into cells of (customer, period happened, period known, period restated)."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        made = panel.Panel.cells_query
+
+        def cells_query(self: panel.Panel, *arguments: object) -> str:
+            sql, times = re.subn(pattern, new, made(self, *arguments))
+            assert times, "the planted text is not in the SQL any more"
+            return sql
+
+        patch.setattr(panel.Panel, "cells_query", cells_query)
+
+    return plant
+
+
 def _both(*plants: Plant) -> Plant:
     def plant(patch: pytest.MonkeyPatch) -> None:
         for one in plants:
@@ -255,4 +273,7 @@ LEAKS = (
     Leak("missing where the outcome is bad", "L2", _plant_decided(lambda r: {"loan_amount": (r.outcome == 1).ifelse(ibis.null("float64"), r.loan_amount)}), OB, BERKA, "f outcomes"),
     Leak("day on which the outcome became known", "L2", _plant_decided(lambda r: {"exposure": _money(r.outcome_known_on.delta(r.as_of, unit="day"))}), OB, BERKA, "f outcomes"),
     Leak("decision restated after as_of", "L3.1", _plant_late_decision, OB, BERKA, "b noise"),
+    Leak("cells by event in place of knowledge", "L3.1", _cells(r"CASE WHEN known_on <= event_on THEN p .*? END AS v", "p AS v"), TX, SIM, "a deleted", panel=True),
+    Leak("cells of every version", "L3.1", _cells(r"CASE WHEN superseded_on IS NULL THEN (\d+) .*? END AS s", r"\1 AS s"), TX, SIM, "b noise", panel=True),
+    Leak("cells known a day early", "L3.1", _cells(r"known_on(?! <=)(?=[,)])", "(known_on - 1)"), TX, SIM, "e boundary", panel=True),
 )  # fmt: skip

@@ -30,7 +30,7 @@ from models.splits import grouped_folds_of
 REAL = Path(os.environ.get("BELLWETHER_REALDATA", ROOT.parent / "shared" / "realdata")).resolve()
 
 
-def auc(case: Case, subjects: frozenset[str]) -> float:
+def auc(case: Case, subjects: frozenset[str], *, panel: bool) -> float:
     """Return the out-of-fold AUC of these subjects' numeric features on the case's known outcomes."""
     import lightgbm
 
@@ -54,13 +54,13 @@ def auc(case: Case, subjects: frozenset[str]) -> float:
 
 def of_features(leak: Leak, small: Case, large: Case, clean: dict[object, float]) -> tuple[str, float]:
     """Return the batteries that see a leak, and the change of AUC."""
-    key = (leak.source, leak.subjects)
+    key = (leak.source, leak.subjects, leak.panel)
     if key not in clean:
-        clean[key] = auc(large, leak.subjects)
+        clean[key] = auc(large, leak.subjects, panel=leak.panel)
     with pytest.MonkeyPatch.context() as patch:
         leak.plant(patch)
-        found = alarms(small, build(small, leak.subjects), [*SILENT, "d shifted"], leak.subjects)
-        return ", ".join(name[0] for name in found), auc(large, leak.subjects) - clean[key]
+        found = alarms(small, build(small, leak.subjects, panel=leak.panel), [*SILENT, "d shifted"], leak.subjects, panel=leak.panel)
+        return ", ".join(name[0] for name in found), auc(large, leak.subjects, panel=leak.panel) - clean[key]
 
 
 def main() -> None:

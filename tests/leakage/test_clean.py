@@ -100,10 +100,12 @@ def test_the_proof_covers_the_features():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("panel", [True, False], ids=["panel", "join"])
 @pytest.mark.parametrize("battery", [*SILENT, "d shifted"])
-def test_each_battery_alone_is_silent(case_and_base, battery):
-    case, base = case_and_base
-    assert alarms(case, base, [battery]) == {}
+def test_each_battery_alone_is_silent(case_and_base, battery, panel):
+    """On both roads from rows to a date."""
+    case, _ = case_and_base
+    assert alarms(case, build(case, panel=panel), [battery], panel=panel) == {}
 
 
 def test_tables_hold_what_the_batteries_are_about():

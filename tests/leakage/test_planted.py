@@ -11,7 +11,7 @@ from test_clean import chosen
 QUICK = {
     "boundary <= instead of <", "event date in place of knowledge", "no cut at all", "global mean taken off",
     "latest restatement under the first date", "row number as a figure", "outcome as a feature",
-    "industry figures of the same quarter",
+    "industry figures of the same quarter", "cells by event in place of knowledge",
 }  # fmt: skip
 
 
@@ -21,7 +21,8 @@ def planted(leak: Leak, request: pytest.FixtureRequest, names: list[str]) -> dic
     case, _ = chosen(leak.source, folder)
     with pytest.MonkeyPatch.context() as patch:
         leak.plant(patch)
-        return alarms(case, build(case, leak.subjects), names, leak.subjects)
+        base = build(case, leak.subjects, panel=leak.panel)
+        return alarms(case, base, names, leak.subjects, panel=leak.panel)
 
 
 @pytest.mark.parametrize(
