@@ -7,7 +7,8 @@
 
 Everything is judged from rows with `known_on < cut`: a fact learned on the cut or later changes nothing. Of a restated
 row the newest version before the cut counts, and for the population on an earlier date the version known then (the rule
-of features/visible.py): who is in the population on a date is the same whatever became known later. Pure SQL over the tables of an open DuckDB connection; money stays DECIMAL.
+of features/visible.py): who is in the population on a date is the same whatever became known later. Pure SQL over the
+tables of an open DuckDB connection; money stays DECIMAL.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def default_events(connection: Any, tables: set[str], rules: Rules, cut: dt.date
 
 
 def _arrears(connection: Any, tables: set[str], rules: Rules) -> None:
-    """Make `arrears`: a row for each date of `seen` and instalment of an own credit without statements, first in, first out.
+    """Make `arrears`: a row for each date of `seen` and instalment of an own credit without statements, first in first out.
 
     Instalments and payments count in the version known on that date. late_on = due_on + days_past_due; need =
     cumulative due less the materiality; settled_on = when the cumulative paid reached it (null: never),
@@ -134,7 +135,8 @@ def _arrears(connection: Any, tables: set[str], rules: Rules) -> None:
         paid = """SELECT o.seen_on, credit_id, payment_id, paid_on, p.known_on, p.amount
             FROM payments p JOIN unstated o USING (credit_id) WHERE p.known_on < o.seen_on
             QUALIFY row_number() OVER (PARTITION BY o.seen_on, payment_id ORDER BY p.known_on DESC) = 1"""
-    due = "SELECT seen_on, credit_id, customer_id, opened_on AS due_on, known_on, size, size AS amount FROM own WHERE false"
+    due = """SELECT seen_on, credit_id, customer_id, opened_on AS due_on, known_on, size, size AS amount
+        FROM own WHERE false"""
     if "instalments" in tables:
         due = """SELECT o.seen_on, credit_id, o.customer_id, due_on, i.known_on, o.size, i.amount
             FROM instalments i JOIN unstated o USING (credit_id) WHERE i.known_on < o.seen_on

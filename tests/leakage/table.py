@@ -59,7 +59,13 @@ def of_features(leak: Leak, small: Case, large: Case, clean: dict[object, float]
         clean[key] = auc(large, leak.subjects, panel=leak.panel)
     with pytest.MonkeyPatch.context() as patch:
         leak.plant(patch)
-        found = alarms(small, build(small, leak.subjects, panel=leak.panel), [*SILENT, "d shifted"], leak.subjects, panel=leak.panel)
+        found = alarms(
+            small,
+            build(small, leak.subjects, panel=leak.panel),
+            [*SILENT, "d shifted"],
+            leak.subjects,
+            panel=leak.panel,
+        )
         return ", ".join(name[0] for name in found), auc(large, leak.subjects, panel=leak.panel) - clean[key]
 
 
