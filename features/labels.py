@@ -123,7 +123,7 @@ def default_events(connection: Any, tables: set[str], rules: Rules, cut: dt.date
 
 
 def _arrears(connection: Any, tables: set[str], rules: Rules) -> None:
-    """Make `arrears`: a row for each date of `seen` and instalment of an own credit without statements, first in first out.
+    """Make `arrears`: a row a date of `seen` and instalment of an own credit without statements, first in first out.
 
     Instalments and payments count in the version known on that date. late_on = due_on + days_past_due; need =
     cumulative due less the materiality; settled_on = when the cumulative paid reached it (null: never),
