@@ -44,8 +44,8 @@ OBSERVATIONS = draw(
     "observations",
     """
     customer_id as_of      outcome outcome_known_on exposure instalment age sex    known_on
-    a           2024-03-01 1       2025-03-01       6000     200        41  female 2024-03-01
-    a           2024-09-01 0       2025-09-01       100      10         42  female 2024-09-01
+    a           2024-03-01 1       2025-03-01       6000     200        41  female 2024-02-29
+    a           2024-09-01 0       2025-09-01       100      10         42  female 2024-08-31
     """,
     numeric=("instalment", "age"),
 )
@@ -59,6 +59,12 @@ def test_a_decisions_own_attributes_pass_through_but_neither_outcome_nor_protect
     assert row["observations_age"] == 41.0
     assert row["observations_exposure"] == 6000.0
     assert not [name for name in row if "outcome" in name or "sex" in name]
+
+
+def test_a_decision_that_became_known_on_its_date_or_later_says_nothing():
+    late = OBSERVATIONS.set_column(OBSERVATIONS.schema.get_field_index("known_on"), "known_on", OBSERVATIONS["as_of"])
+    row = values({"observations": late}, "a 2024-03-01", attributes=STATED)["a", "2024-03-01"]
+    assert row["observations_age"] is None
 
 
 def test_a_decisions_exposure_is_not_known_at_another_date():
