@@ -137,6 +137,10 @@ class Block(_Strict):
     where: Sql | None = None
     static: bool = Field(False, description="states that rows without dates do not change with time")
     joins: list[Join] = Field(default_factory=list)
+    conflicts: Literal["quarantine", "later_file"] = Field(
+        default="quarantine",
+        description="same key and known_on, other content: all quarantined, or the later file wins (for the table)",
+    )
     repeat: list[dict[str, Any]] = Field(default_factory=list, description="the block once for each; ${name} replaced")
 
     def repeats(self) -> list[Block]:
@@ -201,6 +205,10 @@ class Mapping(_Strict):
             for block in (observed if isinstance(observed, list) else [observed])
         ]
         return {**raw, "tables": {**tables, "observations": blocks}}
+
+    def later_file_wins(self, table: str) -> bool:
+        """Tell whether, of two rows with one key and `known_on`, that of the later file stays."""
+        return any(block.conflicts == "later_file" for block in self.tables[table])
 
     def contract(self, table: str) -> Any:
         """Return the contract of one of the tables."""

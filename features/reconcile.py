@@ -1,12 +1,18 @@
-"""What the staged rows of a canonical table are to each other: kept, left out, broken, repeated, in conflict, orphaned.
+"""What the rows of a canonical table are to each other: kept, left out, broken, repeated, in conflict, orphaned.
 
-A staged table holds every row read, with `_block`, `_file`, `_row` (where it came from) and `_state`. The functions
-here write only `_state`, by sets, and cost one pass where nothing is wrong.
+A staged table holds the rows read in one run, with `_piece`, `_file`, `_row` (where they came from) and `_state`. Rows
+of earlier deliveries take part by their hashes alone: `_h` (of the key), `_c` (of the content), `known_on`, `_piece`,
+`_file` (the file's number among all files), `_place` (the row's number in its file). The states are a function of the
+set of rows, whatever the order in which their deliveries arrived.
 
 - The same key with the same content as its predecessor in time is a duplicate: the first `known_on` stays.
 - The same key with other content and a later `known_on` is a restatement: both stay.
-- The same key and `known_on` with other content is a conflict: all are quarantined.
-- A row whose customer or credit does not occur in the table that holds them is an orphan: quarantined.
+- The same key and `known_on` with other content is a conflict: all are quarantined, or, where the mapping says
+  `conflicts: later_file`, the content of the later file stays and the earlier is replaced (unless that file contradicts
+  itself). A file's delivery date decides which is later, then its name.
+- A row whose customer or credit does not occur in the table that holds them is an orphan: quarantined for as long as
+  no delivery brings the customer or credit. Then it is kept with its own `known_on`; a date sees it no sooner than the
+  customer or credit that it hangs on.
 """
 
 from __future__ import annotations
@@ -16,8 +22,10 @@ from typing import Any
 from features.expressions import name
 from features.tables import Contract
 
-KEPT, LEFT_OUT, BROKEN, DUPLICATE, CONFLICT, ORPHAN = range(6)
+KEPT, LEFT_OUT, BROKEN, DUPLICATE, CONFLICT, ORPHAN, REPLACED = range(7)
 QUARANTINED = (BROKEN, CONFLICT, ORPHAN)
+UNREAD = (LEFT_OUT, BROKEN)  # states that a row has by itself, whatever others say
+ROW = "_h UBIGINT, _c UBIGINT, known_on DATE, _piece USMALLINT, _file INTEGER, _place BIGINT"
 
 
 def staged(table: str) -> str:
@@ -30,63 +38,53 @@ def key_of(contract: Contract, columns: list[str]) -> list[str]:
     return list(contract.key) or [*(column for column in columns if column != "known_on"), "_n"]
 
 
+def hashes(contract: Contract, columns: list[str]) -> tuple[str, str]:
+    """Return SQL of the hash of a row's key, and of its content (all but `known_on`)."""
+    key = ", ".join(name(column) for column in key_of(contract, columns))
+    content = ", ".join(name(column) for column in columns if column != "known_on")
+    return f"hash({key})", f"hash({content})"
+
+
+def references(contract: Contract, present: set[str]) -> list[tuple[str, str]]:
+    """Return (column, table that holds it) of the references that are checked: those to tables that are mapped."""
+    return [pair for pair in contract.references if pair[1] in present and pair[1] != contract.name]
+
+
 def mark_orphans(connection: Any, contract: Contract, present: set[str]) -> None:
-    """Mark rows whose reference is not among the kept rows of the table that it names, where that table is mapped."""
-    for column, target in contract.references:
-        if target not in present or target == contract.name:
-            continue
-        orphan = (
-            f"_state = {KEPT} AND {name(column)} NOT IN "
-            f"(SELECT {name(column)} FROM {staged(target)} WHERE _state = {KEPT} AND {name(column)} IS NOT NULL)"
-        )
+    """Mark rows whose reference is not among `keys_<table>`: the keys of that table's kept rows of all deliveries."""
+    for column, target in references(contract, present):
+        keys = f"(SELECT {name(column)} FROM {name('keys_' + target)})"
+        orphan = f"_state = {KEPT} AND {name(column)} NOT IN {keys}"
         if connection.execute(f"SELECT count(*) FROM {staged(contract.name)} WHERE {orphan}").fetchone()[0]:
             connection.execute(f"UPDATE {staged(contract.name)} SET _state = {ORPHAN} WHERE {orphan}")
 
 
-def mark_versions(connection: Any, contract: Contract, columns: list[str]) -> None:
-    """Mark duplicates and conflicts; restatements stay. Nothing depends on the order of rows or files."""
-    key = ", ".join(name(column) for column in key_of(contract, columns))
-    table = staged(contract.name)
-    rows, keys = connection.execute(
-        f"SELECT count(*), count(DISTINCT hash({key})) FROM {table} WHERE _state = {KEPT}"
-    ).fetchone()
-    if rows == keys:
-        return
-    content = ", ".join(name(column) for column in columns if column != "known_on")
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE versions AS
-        WITH repeated AS (
-            SELECT hash({key}) AS h FROM {table} WHERE _state = {KEPT} GROUP BY ALL HAVING count(*) > 1
-        ), candidates AS (
-            SELECT {key}, known_on, md5(CAST(ROW({content}) AS VARCHAR)) AS content, _block, _file, _row
-            FROM {table} WHERE _state = {KEPT} AND hash({key}) IN (SELECT h FROM repeated)
-        ), numbered AS (
-            SELECT *, row_number() OVER (PARTITION BY {key}, known_on, content ORDER BY _block, _file, _row) AS copy,
-                min(content) OVER same_day <> max(content) OVER same_day AS conflict
-            FROM candidates WINDOW same_day AS (PARTITION BY {key}, known_on)
-        ), firsts AS (
-            SELECT *, lag(content) OVER (PARTITION BY {key} ORDER BY known_on) IS NOT DISTINCT FROM content AS again
-            FROM numbered WHERE copy = 1 AND NOT conflict
+def versions(source: str, key: list[str], later: str) -> str:
+    """Return SQL of each row of `source` (ROW, and whatever else) with its state, `_found`.
+
+    `later` is SQL of whether the later file wins. `key` names the columns that identify what a row is about. Nothing
+    depends on the order of rows, and on the order of files only what `conflicts: later_file` asks for.
+    """
+    group = ", ".join(key)
+    last = "_c) FILTER (_latest) OVER same_day"
+    return f"""
+        WITH placed AS (
+            SELECT *, row_number() OVER (PARTITION BY {group}, known_on, _c ORDER BY _piece, _file, _place) AS _copy,
+                min(_c) OVER same_day <> max(_c) OVER same_day AS _differing,
+                _file = max(_file) OVER same_day AS _latest
+            FROM {source} WINDOW same_day AS (PARTITION BY {group}, known_on)
+        ), judged AS (
+            SELECT *, CASE WHEN {later} AND min({last} = max({last} THEN max({last} END AS _winner
+            FROM placed WINDOW same_day AS (PARTITION BY {group}, known_on)
+        ), chosen AS (
+            SELECT *, _copy = 1 AND (NOT _differing OR coalesce(_c = _winner, false)) AS _stands FROM judged
+        ), told AS (
+            SELECT *, lag(_c) OVER (PARTITION BY {group}, _stands ORDER BY known_on) IS NOT DISTINCT FROM _c AS _again
+            FROM chosen
         )
-        SELECT _block, _file, _row,
-            CASE WHEN conflict AND copy = 1 THEN {CONFLICT} ELSE {DUPLICATE} END AS state
-        FROM numbered WHERE conflict OR copy > 1
-        UNION ALL SELECT _block, _file, _row, {DUPLICATE} FROM firsts WHERE again
-    """)
-    connection.execute(
-        f"UPDATE {table} SET _state = versions.state FROM versions "
-        f"WHERE {table}._block = versions._block AND {table}._row = versions._row"
-    )
-
-
-def counts(connection: Any, contract: Contract, money: list[str]) -> list[dict[str, Any]]:
-    """Return one record a block and state: rows, and the sum and absolute sum of each money column (Decimal)."""
-    sums = "".join(
-        f", sum({name(column)}) AS {name('sum:' + column)}, sum(abs({name(column)})) AS {name('abs:' + column)}"
-        for column in money
-    )
-    result = connection.execute(
-        f"SELECT _block, _state, count(*) AS n{sums} FROM {staged(contract.name)} GROUP BY ALL ORDER BY ALL"
-    )
-    heads = [head[0] for head in result.description]
-    return [dict(zip(heads, row, strict=True)) for row in result.fetchall()]
+        SELECT * EXCLUDE (_copy, _differing, _latest, _winner, _stands, _again), CAST(CASE
+            WHEN _stands THEN CASE WHEN _again THEN {DUPLICATE} ELSE {KEPT} END
+            WHEN _copy > 1 THEN {DUPLICATE}
+            WHEN _winner IS NULL THEN {CONFLICT} ELSE {REPLACED} END AS UTINYINT) AS _found
+        FROM told
+    """

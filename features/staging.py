@@ -1,12 +1,12 @@
 """One mapping block as one SQL query: raw rows in, canonical rows out, with every broken rule of the contract.
 
-    SELECT <canonical columns>, <attributes>, known_on, _file, _row, _left_out, _broken FROM raw AS "row" ...
+    SELECT <canonical columns>, <attributes>, known_on, _file, _row, _left_out, _broken, _rules, _text FROM raw AS "row"
 
 A column's name alone is cast to the contract's type as the file's format says (dates, decimal mark); any other
 expression runs inside TRY, so that a value it cannot handle breaks a rule and not the run (the engine must not hoist
 common parts out of TRY: `disabled_optimizers = 'common_subexpressions'`). Nothing is rounded silently:
-a scale beyond the contract's is a broken rule. The fast form only says whether a row is broken; `detail=True` names
-the rules, for the few rows that are. Pure: text and syntax trees in, SQL text out.
+a scale beyond the contract's is a broken rule. Every row is told whether it is broken; the rules by name and the
+original text follow only for the few rows that are. Pure: text and syntax trees in, SQL text out.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Relation:
 
 @dataclass
 class Staged:
-    """A compiled block: the query in its two forms, the output columns, and what was wrong with the mapping."""
+    """A compiled block: the query, the output columns, and what was wrong with the mapping."""
 
-    fast: str = ""
-    detail: str = ""
+    sql: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    windowed: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class Stage:
         """Return the FROM clause: the main file as `row`, and what is joined to it from the left."""
         main = self.relations["row"].name
         if self.numbered:
-            number = f"row_number() OVER (PARTITION BY __file ORDER BY rowid) AS {FILE_ROW}"
-            main = f"(SELECT *, rowid AS rowid, {number} FROM {main})"
+            number = f"row_number() OVER (PARTITION BY __file ORDER BY __row) AS {FILE_ROW}"
+            main = f"(SELECT *, {number} FROM {main})"
         parts = [f'{main} AS "row"']
         for join in self.block.joins:
             if join.kind == "left":  # lines that stand twice in a file without dates are one
@@ -319,11 +319,12 @@ class Stage:
         known_on = self._known_on()
         if self.problems or known_on is None:
             return Staged(problems=self.problems)
-        return Staged(
-            self._select(values, left_out, faults, known_on, detail=False),
-            self._select(values, left_out, faults, known_on, detail=True),
-            self.columns,
-        )
+        return Staged(self._select(values, left_out, faults, known_on), self.columns, windowed=self._windowed())
+
+    def _windowed(self) -> bool:
+        """Tell whether the query counts equal rows of a file, and so needs all of them before it gives the first."""
+        made = self.contract.generated_key
+        return self.numbered or not self.contract.key or bool(made and made not in self.block.columns)
 
     def _rules(self) -> list[tuple[str, str]]:
         """Return (rule, condition that breaks it) over the canonical columns."""
@@ -341,34 +342,36 @@ class Stage:
                 rules.append((f"range:{column}", f"NOT ({kept})"))
         return rules + [(rule.name, f"NOT ({rule.condition})") for rule in self.contract.rules]
 
-    def _select(
-        self, values: dict[str, _Value], left_out: str, faults: list[tuple[str, str]], known_on: str, *, detail: bool
-    ) -> str:
-        """Write the query in layers, so that nothing is computed twice: what is read, casts, faults, the contract."""
-        typed = _broken(faults + [fault for value in values.values() for fault in value.faults], detail=detail)
+    def _select(self, values: dict[str, _Value], left_out: str, faults: list[tuple[str, str]], known_on: str) -> str:
+        """Write the query in layers, so that nothing is computed twice: what is read, casts, faults, the contract.
+
+        Which rules a row breaks, and its original text, are worked out for the rows that break one.
+        """
+        faults = faults + [fault for value in values.values() for fault in value.faults]
         read = [f"{sql} AS {alias}" for sql, alias in self.inputs.items()]
-        read += ['"row".__file AS _file', '"row".rowid AS _row', '"row".__delivered_on AS _delivered_on']
+        read += ['"row".__file AS _file', '"row".__row AS _row', '"row".__delivered_on AS _delivered_on']
+        fields = ", ".join(f'{name(column)} := "row".{name(column)}' for column in self.relations["row"].types)
+        read.append(f"struct_pack({fields}) AS _raw")
         cast = [f"{value.sql} AS {name(column)}" for column, value in values.items()]
         inner = f"SELECT *, {', '.join(cast)} FROM (SELECT {', '.join(read)} FROM {self._source()})"
-        middle = (
-            f"SELECT *, CAST({known_on} AS DATE) AS known_on, {left_out} AS _left_out, {typed} AS _typed FROM ({inner})"
-        )
+        middle = f"SELECT *, CAST({known_on} AS DATE) AS known_on, {left_out} AS _left_out FROM ({inner})"
+        rules = faults + self._rules()
+        judged = f"SELECT *, {_broken(rules, detail=False)} AS _broken FROM ({middle})"
         given = [name(column) for column in self.columns if column != "known_on"]
-        broken = _broken(self._rules(), detail=detail)
-        both = f"list_concat(_typed, {broken})" if detail else f"(_typed OR {broken})"
         key = self.contract.generated_key
         made = key if key and key not in self.block.columns else None
         content = ", ".join(name(column) for column in self.columns if column not in (made, "known_on"))
-        listed = [_made_key(key, content) if column == name(made or "") else column for column in given]
-        count = "" if self.contract.key else f", row_number() OVER (PARTITION BY _file, _left_out, {content}) AS _n"
-        tail = "known_on, _file, _row, _left_out"
-        return f"SELECT {', '.join(listed)}, {tail}, {both} AS _broken{count} FROM ({middle})"
-
-
-def _made_key(key: str | None, content: str) -> str:
-    """Return SQL of an identifier made from a row's content and its count among equal rows of its file."""
-    count = f"row_number() OVER (PARTITION BY _file, _left_out, {content})"
-    return f"md5(CAST(ROW({content}) AS VARCHAR)) || '-' || {count} AS {name(key or '')}"
+        number = f"row_number() OVER (PARTITION BY _file, _left_out, _broken, {content} ORDER BY known_on)"
+        made_key = f"md5(CAST(ROW({content}) AS VARCHAR)) || '-' || {number} AS {name(key or '')}"
+        listed = [made_key if column == name(made or "") else column for column in given]
+        count = "" if self.contract.key else f", {number} AS _n"
+        faulty = "_broken AND NOT _left_out"
+        told = f"CASE WHEN {faulty} THEN {_broken(rules, detail=True)} END AS _rules"
+        text = f"CASE WHEN {faulty} THEN CAST(to_json(_raw) AS VARCHAR) END AS _text"
+        return (
+            f"SELECT {', '.join(listed)}, known_on, _file, _row, _left_out, _broken, {told}, {text}{count} "
+            f"FROM ({judged})"
+        )
 
 
 def _broken(rules: list[tuple[str, str]], *, detail: bool) -> str:

@@ -1,21 +1,18 @@
-"""The building of the canonical tables: raw files -> staged rows in the engine -> kept rows, quarantine, counts.
+"""The building of the canonical tables: staged rows -> months of kept rows, index, quarantine, counts.
 
-`Build` holds one engine whose SQL can reach the source's files, a scratch folder and the output folder, and nothing
-else. Compile everything first (all faults of the mapping together), then read, mark, write.
+`Build` compiles a source's mapping and stages its files (`Reading`), then, table by table: `mark`, `quarantine`,
+`quality`, `write`, `write_index`. After an earlier run each of them adds to what that run left: only months that gain
+or lose a row are written, and the account of all rows ever read goes on from the figures of the account before.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from features.errors import ConfigurationRefused, DataRefused, Problem
-from features.expressions import Texts, name, quote
-from features.mapping import Block, Format, Mapping
+from features.expressions import name, quote
 from features.reconcile import (
     BROKEN,
     CONFLICT,
@@ -24,359 +21,348 @@ from features.reconcile import (
     LEFT_OUT,
     ORPHAN,
     QUARANTINED,
-    counts,
-    mark_orphans,
-    mark_versions,
+    REPLACED,
+    UNREAD,
+    hashes,
+    references,
     staged,
 )  # fmt: skip
-from features.staging import Relation, Stage, Staged, output_columns
+from features.staging import output_columns
 from features.tables import MONEY
-from pipeline.raw import RawFile, RawReader, read_head, select_files
+from pipeline.carried import meet
+from pipeline.earlier import scan, write_parts
+from pipeline.reading import Piece, Reading, dependency_order, engine
 
-STATES = {KEPT: "kept", LEFT_OUT: "left_out", DUPLICATE: "deduplicated"}
-ROW_GROUP = 122880
+__all__ = ["Build", "dependency_order", "engine"]
 
-
-@dataclass
-class Raw:
-    """One reading of some files: its table in the engine and the lines that could not be split into columns."""
-
-    relation: Relation
-    files: list[RawFile]
-    form: Format
-    loaded: bool = False
-    rejected: list[tuple[int, int, str]] = field(default_factory=list)  # file number, row below the header, text
+STATES = {KEPT: "kept", LEFT_OUT: "left_out", DUPLICATE: "deduplicated", REPLACED: "deduplicated"}
+ACCOUNT = ("read", "kept", "quarantined", "deduplicated", "left_out")
+CHUNK = 6_000_000  # rows ordered at once
 
 
-@dataclass
-class Piece:
-    """One compiled block (or one entry of its `repeat`): which block it belongs to and what it reads."""
-
-    table: str
-    block: int
-    raw: Raw
-    query: Staged
-    joined: list[Raw]
-
-
-def engine(memory_limit: str, scratch: Path, folders: list[Path]) -> duckdb.DuckDBPyConnection:
-    """Return an engine confined to `folders`: no network, no extension, no other file, settings locked."""
-    connection = duckdb.connect()
-    allowed = ", ".join(quote(f"{folder.resolve()}/") for folder in [scratch, *folders])
-    for setting in (
-        "SET threads = 2", f"SET memory_limit = {quote(memory_limit)}", f"SET temp_directory = {quote(str(scratch))}",
-        "SET autoinstall_known_extensions = false", "SET autoload_known_extensions = false", "SET TimeZone = 'UTC'",
-        "SET preserve_insertion_order = true", f"SET allowed_directories = [{allowed}]",
-        "SET disabled_optimizers = 'common_subexpressions'",  # it hoists a failing cast out of the TRY around it
-        "SET enable_external_access = false", "SET lock_configuration = true",
-    ):  # fmt: skip
-        connection.execute(setting)
-    return connection
-
-
-def dependency_order(tables: list[str]) -> list[str]:
-    """Return the tables with those first that others refer to."""
-    first = [table for table in ("customers", "credits") if table in tables]
-    return first + sorted(table for table in tables if table not in first)
-
-
-class Build:
+class Build(Reading):
     """One source's canonical tables in the making."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, mapping: Mapping, files: list[RawFile], where: str,
-                 scratch: Path) -> None:  # fmt: skip
-        self.connection, self.mapping, self.files, self.where = connection, mapping, files, where
-        self.reader = RawReader(connection, scratch)
-        self.raws: dict[str, Raw] = {}
-        self.pieces: list[Piece] = []
-        self.dated = any(file.delivery.delivered_on for file in files)
+    def mark(self, table: str) -> set[str]:
+        """Find orphans, duplicates and conflicts; return earlier files to read once more before anything is written."""
+        return meet(self, table)
 
-    def _raw(self, patterns: list[str], form: Format, place: str, problems: list[Problem]) -> Raw | None:
-        """Return the reading of a block's files, with their columns known and an empty table in the engine."""
-        files = select_files(self.files, patterns)
-        if not files:
-            problems.append(
-                Problem(f"{place}.files", f"a file of the source ({', '.join(patterns)})", "no such file",
-                        "Deliver the file or correct the glob.")
-            )  # fmt: skip
-            return None
-        empty = [file.name for file in files if file.path.stat().st_size == 0]
-        if empty:
-            problems.append(
-                Problem(f"{place}: {', '.join(empty[:5])}", "a file with rows", "an empty file", "Deliver it.")
-            )
-            return None
-        if form.type in ("csv", "arff") and not any(read_head(file, form)[2] for file in files):
-            problems.append(
-                Problem(f"{place}: {', '.join(patterns)}", "files with rows", "headers alone", "Deliver the rows.")
-            )
-            return None
-        key = repr((sorted(file.name for file in files), form))
-        if key not in self.raws:
-            types = self.reader.columns(files, form)
-            texts = Texts(form.decimal, form.thousands, tuple(form.dates))
-            relation = Relation(f"raw_{len(self.raws)}", types, texts)
-            columns = ", ".join(f"{name(column)} {kind}" for column, kind in types.items())
-            self.connection.execute(
-                f"CREATE TEMP TABLE {relation.name} ({columns}, __file INTEGER, __delivered_on DATE)"
-            )
-            self.raws[key] = Raw(relation, files, form)
-        return self.raws[key]
+    def _columns(self, table: str) -> list[str]:
+        return list(output_columns(self.mapping.contract(table), self.mapping.tables[table]))
 
-    def compile(self) -> None:
-        """Compile every block against its files' columns; refuse missing files (2) or faulty SQL (4), all together."""
-        missing: list[Problem] = []
-        wrong: list[Problem] = []
-        for table in dependency_order(list(self.mapping.tables)):
-            for number, block in enumerate(self.mapping.tables[table]):
-                place = f"{self.where}: tables.{table}[{number}]"
-                raw = self._raw(block.files, block.format, place, missing)
-                joined = {
-                    join.alias: self._raw(join.files, join.format, f"{place}.joins.{join.alias}", missing)
-                    for join in block.joins
-                }
-                if raw is None or None in joined.values():
-                    continue
-                relations = {"row": raw.relation, **{alias: other.relation for alias, other in joined.items() if other}}
-                faults: list[Problem] = []
-                for part in block.repeats():
-                    query = self._stage(table, part, place, relations)
-                    faults += [problem for problem in query.problems if problem not in faults]
-                    others = [other for other in joined.values() if other]
-                    self.pieces.append(Piece(table, number, raw, query, others))
-                wrong += faults
-        if wrong:
-            raise ConfigurationRefused([*wrong, *missing])
-        if missing:
-            raise DataRefused(missing)
+    # ---- the account -------------------------------------------------------------------------------------------
 
-    def _stage(self, table: str, block: Block, place: str, relations: dict[str, Relation]) -> Staged:
-        """Compile one block and let the engine bind the whole query."""
-        stage = Stage(self.connection, self.mapping, table, block, place, relations, has_deliveries=self.dated)
-        query = stage.compile()
-        if not query.problems:
-            try:
-                self.connection.execute(f"EXPLAIN {query.fast}")
-            except duckdb.Error as error:
-                found = " ".join(str(error).split("LINE 1")[0].split())[:200]
-                query.problems.append(Problem(place, "SQL that DuckDB can bind", found, "Correct the SQL."))
-        return query
-
-    def load(self, raw: Raw) -> None:
-        """Read a block's files into the engine; lines that do not split into the columns are kept as rejected."""
-        if raw.loaded:
-            return
-        columns = ", ".join(name(column) for column in [*raw.relation.types, "__file", "__delivered_on"])
-        query = self.reader.query(raw.files, raw.form)
-        try:
-            self.connection.execute(f"INSERT INTO {raw.relation.name} ({columns}) SELECT {columns} FROM ({query})")
-        except duckdb.Error as error:
-            kind = type(error).__name__
-            names = ", ".join(file.name for file in raw.files[:3])
-            raise DataRefused(
-                Problem(
-                    names, f"readable as {raw.form.type} in {raw.form.encoding}", kind, "Correct `format` or the file."
-                )
-            ) from error
-        raw.loaded = True
-        if self.connection.execute(
-            "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
-        ).fetchone()[0]:
-            rows = self.connection.execute(
-                "SELECT s.file_path, e.line, min(e.csv_line) FROM reject_errors e "
-                "JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"
+    def _records(self, table: str, money: list[str]) -> list[tuple[int, int, str, int, list[Any], list[Any]]]:
+        """Return (piece, state, month, rows, sums, absolute sums): new rows, and earlier ones that change state."""
+        month = "CAST(year(known_on) * 100 + month(known_on) AS INTEGER)"
+        sums = "".join(f", sum({name(column)}), sum(abs({name(column)}))" for column in money)
+        new = f"{staged(table)} WHERE _file IN (SELECT number FROM files WHERE is_new)"
+        sources = [(1, "_state", new)]
+        if self.earlier.ledger:
+            content = f"(SELECT DISTINCT ON (_h, _c) * FROM {name('content_' + table)})"
+            both = f"{name('moves_' + table)} m JOIN {content} USING (_h, _c)"
+            sources += [(-1, "was", both), (1, "becomes", both)]
+        delivered = dict(self.connection.execute("SELECT number, month FROM files").fetchall())
+        records = []
+        for sign, state, source in sources:
+            counted = self.connection.execute(
+                f"SELECT _piece, {state}, _file, {month} AS _month, count(*){sums} FROM {source} GROUP BY 1, 2, 3, 4"
             ).fetchall()
-            above = raw.form.skip + int(raw.form.header)
-            raw.rejected = [(self.reader.paths[path], line - above, text or "") for path, line, text in rows]
-            self.connection.execute("DELETE FROM reject_errors")
-            self.connection.execute("DELETE FROM reject_scans")
-
-    def stage(self, table: str) -> None:
-        """Fill a table's staged rows from its pieces, each row with where it came from and whether it is whole."""
-        contract = self.mapping.contract(table)
-        columns = output_columns(contract, self.mapping.tables[table])
-        types = ", ".join(f"{name(column)} {kind}" for column, kind in columns.items())
-        count = "" if contract.key else ", _n BIGINT"
-        self.connection.execute(
-            f"CREATE TEMP TABLE {staged(table)} "
-            f"({types}, _file INTEGER, _row BIGINT, _state UTINYINT{count}, _block USMALLINT)"
-        )
-        listed = ", ".join(name(column) for column in columns)
-        for number, piece in enumerate(self.pieces):
-            if piece.table != table:
-                continue
-            for raw in [piece.raw, *piece.joined]:
-                self.load(raw)
-            state = f"CASE WHEN _left_out THEN {LEFT_OUT} WHEN _broken THEN {BROKEN} ELSE {KEPT} END"
-            self.connection.execute(
-                f"INSERT INTO {staged(table)} SELECT {listed}, _file, _row, {state}{', _n' if count else ''}, {number} "
-                f"FROM ({piece.query.fast})"
-            )
-            read = self._rows(piece.raw)
-            got = self.connection.execute(f"SELECT count(*) FROM {staged(table)} WHERE _block = {number}").fetchone()[0]
-            if got != read:
-                raise DataRefused(
-                    Problem(f"{self.where}: tables.{table}[{piece.block}].joins",
-                            f"one row for each of the file's {read:,}",
-                            f"{got:,} rows", "Join a file in which the condition holds for at most one row.")
-                )  # fmt: skip
-
-    def _rows(self, raw: Raw) -> int:
-        """Return how many rows a reading gave."""
-        return int(self.connection.execute(f"SELECT count(*) FROM {raw.relation.name}").fetchone()[0])
-
-    def mark(self, table: str) -> None:
-        """Find orphans, duplicates and conflicts among the staged rows."""
-        contract = self.mapping.contract(table)
-        columns = list(output_columns(contract, self.mapping.tables[table]))
-        mark_orphans(self.connection, contract, set(self.mapping.tables))
-        mark_versions(self.connection, contract, columns)
+            for piece, found, file, when, count, *totals in counted:
+                text = f"{when // 100:04d}-{when % 100:02d}" if when else delivered[file] or "unknown"
+                values = [sign * (total or 0) for total in totals]
+                records.append((piece, found, text, sign * count, values[::2], values[1::2]))
+        return records
 
     def quality(self, table: str) -> dict[str, Any]:
         """Return the table's account: rows and money read = kept + quarantined + deduplicated + left out, by block."""
         contract = self.mapping.contract(table)
         money = [column for column, spec in contract.columns.items() if spec.type == MONEY]
-        records = counts(self.connection, contract, money)
+        before = (self.earlier.quality.get("tables") or {}).get(table) or {"blocks": [], "months": {}}
+        months: dict[str, dict[str, int]] = {month: dict(counts) for month, counts in before["months"].items()}
+        records = self._records(table, money)
+        pieces = {piece.number: piece for piece in self.pieces_of(table)}
+        block_of = dict(self._numbers(table))
         blocks = []
         for number, block in enumerate(self.mapping.tables[table]):
-            parts = {i: piece for i, piece in enumerate(self.pieces) if (piece.table, piece.block) == (table, number)}
-            account: dict[str, int] = defaultdict(int)
-            totals: dict[str, dict[str, Any]] = {
-                column: defaultdict(int) for column in money if column in block.columns
-            }
-            share = defaultdict(int)
-            for record in records:
-                if record["_block"] not in parts:
+            old = before["blocks"][number] if before["blocks"] else {}
+            account = defaultdict(int, {state: old.get(state, 0) for state in (*ACCOUNT[1:], "replaced")})
+            listed = [column for column in money if column in block.columns]
+            totals: dict[str, dict[str, Decimal]] = {
+                column: defaultdict(Decimal, {state: Decimal(text) for state, text in
+                                              old.get("totals", {}).get(column, {}).items()})
+                for column in listed
+            }  # fmt: skip
+            share = defaultdict(Decimal, {state: Decimal(text) for state, text in old.get("absolute", {}).items()})
+            for piece, state, month, count, sums, absolute in records:
+                if block_of[piece] != number:
                     continue
-                state = STATES.get(record["_state"], "quarantined")
-                account[state] += record["n"]
-                for column, sums in totals.items():
-                    sums[state] += record[f"sum:{column}"] or 0
+                called = STATES.get(state, "quarantined")
+                _add(account, months, called, month, count)
+                account["replaced"] += count if state == REPLACED else 0
+                for column in listed:
+                    totals[column][called] += sums[money.index(column)]
                 if contract.measure in totals:
-                    share[state] += record[f"abs:{contract.measure}"] or 0
-            unread = sum(len(piece.raw.rejected) for piece in parts.values())
-            account["quarantined"] += unread
-            read = unread + sum(self._rows(piece.raw) for piece in parts.values())
-            assert read == sum(account.values()), f"{table}: rows are lost"
-            raw = next(iter(parts.values())).raw
+                    share[called] += absolute[money.index(contract.measure)]
+            own = [piece for piece in pieces.values() if piece.block == number]
+            for piece in own:
+                for file, _, _ in piece.raw.rejected:
+                    if self.reader.files[file].name in self.new:
+                        _add(account, months, "quarantined", self._month(file), 1)
+            read = old.get("read", 0) + sum(self._read(piece) for piece in own)
+            counted = {state: account[state] for state in ACCOUNT[1:]}
+            assert read == sum(counted.values()), f"{table}: rows are lost"
             blocks.append(
                 {
-                    "files": len(raw.files),
+                    "files": self.delivered.get((table, number), 0),
                     "read": read,
-                    **{state: account[state] for state in ("kept", "quarantined", "deduplicated", "left_out")},
+                    **counted,
+                    "replaced": account["replaced"],
                     "totals": {
                         column: {
-                            "read": f"{sum(sums.values()):.2f}",
-                            **{
-                                state: f"{sums[state]:.2f}"
-                                for state in ("kept", "quarantined", "deduplicated", "left_out")
-                            },
+                            "read": f"{sum((sums[state] for state in ACCOUNT[1:]), Decimal(0)):.2f}",
+                            **{state: f"{sums[state]:.2f}" for state in ACCOUNT[1:]},
                         }
                         for column, sums in totals.items()
                     },
                     "absolute": {state: f"{share[state]:.2f}" for state in ("kept", "quarantined")},
+                    "absent": self.absent.get((table, number), {}),
                 }
             )
-        rules = self.connection.execute(
-            f"SELECT rule, count(*) FROM (SELECT unnest(rules) AS rule FROM {name('quarantine_' + table)}) "
+        holding = name(f"quarantine_{table}")
+        broken = self.connection.execute(
+            f"SELECT month, rule, count(*) FROM (SELECT month, unnest(rules) AS rule FROM {holding}) "
             "GROUP BY ALL ORDER BY ALL"
         ).fetchall()
-        return {"blocks": blocks, "rules": dict(rules), "kept": sum(block["kept"] for block in blocks)}
+        by_month: dict[str, dict[str, int]] = {}
+        rules: dict[str, int] = {}
+        for month, rule, count in broken:
+            by_month.setdefault(month, {})[rule] = count
+            rules[rule] = rules.get(rule, 0) + count
+        return {
+            "blocks": blocks,
+            "rules": rules,
+            "rules_by_month": by_month,
+            "months": {month: counts for month, counts in months.items() if any(counts.values())},
+            "kept": sum(block["kept"] for block in blocks),
+        }
+
+    def _numbers(self, table: str) -> list[tuple[int, int]]:
+        """Return (piece, block) of a table, those that read nothing in this run too."""
+        blocks = [block for block, part in enumerate(self.mapping.tables[table]) for _ in part.repeats()]
+        return list(enumerate(blocks))
+
+    def _read(self, piece: Piece) -> int:
+        """Return how many rows a piece read of new files, those that could not be split included."""
+        rejected = sum(self.reader.files[file].name in self.new for file, _, _ in piece.raw.rejected)
+        if all(file.name in self.new for file in piece.raw.files):
+            return piece.raw.rows + rejected
+        if piece.raw.streamed:
+            source = f"{staged(piece.table)} JOIN files ON number = _file WHERE is_new AND _piece = {piece.number}"
+        else:
+            source = f"{piece.raw.relation.name} JOIN files ON number = __file WHERE is_new"
+        return self._count(source) + rejected
+
+    def _month(self, file: int) -> str:
+        """Return the month of a file's delivery."""
+        on = self.reader.files[file].delivery.delivered_on
+        return str(on)[:7] if on else "unknown"
+
+    # ---- quarantine --------------------------------------------------------------------------------------------
 
     def quarantine(self, table: str, target: Path) -> int:
-        """Write the rows that broke a rule: where they stood, every rule, the original text; return how many."""
+        """Write the rows that broke a rule: where they stood, every rule, the original text; return how many.
+
+        Rows of earlier deliveries stay as they are, but for those whose state changed.
+        """
         holding = name(f"quarantine_{table}")
         self.connection.execute(
-            f"CREATE TEMP TABLE {holding} (block INTEGER, file VARCHAR, line BIGINT, delivery VARCHAR, "
-            "rules VARCHAR[], original VARCHAR)"
+            f"CREATE TEMP TABLE {holding} (block INTEGER, piece INTEGER, file VARCHAR, line BIGINT, row BIGINT, "
+            "delivery VARCHAR, month VARCHAR, rules VARCHAR[], waits_for VARCHAR[], original VARCHAR)"
         )
-        for number, piece in enumerate(self.pieces):
-            if piece.table == table:
-                self._quarantine_piece(table, number, piece)
+        before = self.earlier.quarantine(table)
+        if before:
+            self.connection.execute(
+                f"INSERT INTO {holding} SELECT * EXCLUDE (deliveries) FROM {scan([before])} q WHERE NOT EXISTS ("
+                f"SELECT 1 FROM {name('moves_' + table)} JOIN files ON number = _file "
+                "WHERE files.file = q.file AND _piece = q.piece AND _place = q.row)"
+            )
+        for piece in self.pieces_of(table):
+            self._quarantine_piece(piece)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.connection.execute(
             f"COPY (SELECT *, count(DISTINCT delivery) OVER (PARTITION BY block, original) AS deliveries "
             f"FROM {holding} ORDER BY ALL) TO {quote(str(target.resolve()))} (FORMAT parquet, COMPRESSION zstd)"
         )
-        return int(self.connection.execute(f"SELECT count(*) FROM {holding}").fetchone()[0])
+        return self._count(holding)
 
-    def _quarantine_piece(self, table: str, number: int, piece: Piece) -> None:
-        """Add one piece's quarantined rows, evaluated once more with every rule named."""
-        holding, raw = name(f"quarantine_{table}"), piece.raw.relation.name
-        for file, line, text in piece.raw.rejected:
+    def _quarantine_piece(self, piece: Piece) -> None:
+        """Add one piece's quarantined rows, each with where it stood, its rules and its original text."""
+        table, raw, number = piece.table, piece.raw, piece.number
+        holding = name(f"quarantine_{table}")
+        for file, line, text in raw.rejected:
             origin = self.reader.files[file]
-            self.connection.execute(
-                f"INSERT INTO {holding} VALUES (?, ?, ?, ?, ['columns'], ?)",
-                [piece.block, origin.name, line, origin.delivery.name, text],
-            )
-        bad = f"SELECT _row, _state FROM {staged(table)} WHERE _block = {number} AND _state IN {QUARANTINED}"
-        if not self.connection.execute(f"SELECT count(*) FROM ({bad})").fetchone()[0]:
-            return
-        self.connection.execute("CREATE OR REPLACE TEMP TABLE origins (id INTEGER, file VARCHAR, delivery VARCHAR)")
-        self.connection.executemany(
-            "INSERT INTO origins VALUES (?, ?, ?)",
-            [(self.reader.ids[file.name], file.name, file.delivery.name) for file in piece.raw.files],
+            if origin.name in self.new:
+                self.connection.execute(
+                    f"INSERT INTO {holding} VALUES (?, ?, ?, ?, NULL, ?, ?, ['columns'], NULL, ?)",
+                    [piece.block, number, origin.name, line, origin.delivery.name, self._month(file), text],
+                )
+        bad, texts = name(f"bad_{table}_{number}"), name(f"texts_{table}_{number}")
+        moved = (
+            f"SELECT _piece, _file, _place FROM {name('moves_' + table)}" if self.earlier.ledger else "SELECT 0, 0, 0"
         )
-        self.connection.execute("CREATE OR REPLACE TEMP TABLE rejects (file INTEGER, gap BIGINT)")
-        gaps = [(file, line - sum(1 for other in piece.raw.rejected[:i] if other[0] == file))
-                for i, (file, line, _) in enumerate(piece.raw.rejected)]  # fmt: skip
-        if gaps:
-            self.connection.executemany("INSERT INTO rejects VALUES (?, ?)", gaps)
-        fields = ", ".join(f"{name(column)} := r.{name(column)}" for column in piece.raw.relation.types)
+        self.connection.execute(
+            f"CREATE TEMP TABLE {bad} AS SELECT p.*, files.file AS _name, files.delivery AS _delivery, "
+            f"coalesce(strftime(known_on, '%Y-%m'), files.month, 'unknown') AS _month FROM {self.placed(table)} p "
+            f"JOIN files ON number = _file WHERE _piece = {number} AND _state IN {QUARANTINED} "
+            f"AND (is_new OR (_piece, _file, _place) IN ({moved}))"
+        )
+        unwritten = [
+            self.reader.files[row[0]]
+            for row in self.connection.execute(
+                f"SELECT DISTINCT _file FROM {bad} WHERE _state <> {BROKEN} ORDER BY 1"
+            ).fetchall()
+        ]
+        fields = ", ".join(f"{name(column)} := r.{name(column)}" for column in raw.relation.types)
+        text = f"CAST(to_json(struct_pack({fields})) AS VARCHAR) AS original"
+        if not unwritten:
+            self.connection.execute(f"CREATE TEMP TABLE {texts} (_id BIGINT, original VARCHAR)")
+        elif raw.streamed:
+            held = name(f"again_{table}_{number}")
+            self.connection.execute(f"CREATE TEMP TABLE {held} AS {self.text_of(raw, unwritten)}")
+            self.connection.execute(
+                f"CREATE TEMP TABLE {texts} AS SELECT b._id, {text} FROM {bad} b "
+                f"JOIN (SELECT __file, min(rowid) AS first FROM {held} GROUP BY ALL) f ON f.__file = b._file "
+                f"JOIN {held} r ON r.rowid = f.first + b._place - 1 WHERE b._state <> {BROKEN}"
+            )
+            self.connection.execute(f"DROP TABLE {held}")
+        else:
+            self.connection.execute(
+                f"CREATE TEMP TABLE {texts} AS SELECT b._id, {text} FROM {bad} b "
+                f"JOIN {raw.relation.name} r ON r.__row = b._row WHERE b._state <> {BROKEN}"
+            )
+        gaps = name(f"gaps_{table}_{number}")
+        self.connection.execute(f"CREATE TEMP TABLE {gaps} (file INTEGER, gap BIGINT)")
+        before: dict[int, int] = defaultdict(int)
+        for file, line, _ in raw.rejected:
+            self.connection.execute(f"INSERT INTO {gaps} VALUES (?, ?)", [file, line - before[file]])
+            before[file] += 1
+        contract = self.mapping.contract(table)
+        waits = ", ".join(
+            f"CASE WHEN {name(column)} NOT IN (SELECT {name(column)} FROM {name('keys_' + target)}) "
+            f"THEN {name(column)} END"
+            for column, target in references(contract, set(self.mapping.tables))
+        )
+        awaited = f"list_filter([{waits}], lambda id: id IS NOT NULL)" if waits else "NULL"
         self.connection.execute(f"""
             INSERT INTO {holding}
-            WITH bad AS ({bad}),
-            first AS (SELECT __file, min(rowid) AS start FROM {raw} GROUP BY ALL),
-            ruled AS (SELECT _row, _broken FROM ({piece.query.detail}) WHERE _row IN (SELECT _row FROM bad)),
-            placed AS (
-                SELECT bad._row, bad._state, ruled._broken, r.__file, r.rowid - first.start + 1 AS place,
-                    CAST(to_json(struct_pack({fields})) AS VARCHAR) AS original
-                FROM bad JOIN ruled USING (_row) JOIN {raw} r ON r.rowid = bad._row
-                JOIN first ON first.__file = r.__file
-            )
-            SELECT {piece.block}, origins.file,
-                place + (SELECT count(*) FROM rejects WHERE file = placed.__file AND gap <= placed.place),
-                origins.delivery,
-                CASE _state WHEN {CONFLICT} THEN ['conflict'] WHEN {ORPHAN} THEN ['reference'] ELSE _broken END,
-                original
-            FROM placed JOIN origins ON origins.id = placed.__file
+            SELECT {piece.block}, {number}, _name,
+                _place + (SELECT count(*) FROM {gaps} WHERE file = b._file AND gap <= b._place), _place, _delivery,
+                _month,
+                CASE _state WHEN {CONFLICT} THEN ['conflict'] WHEN {ORPHAN} THEN ['reference'] ELSE _rules END,
+                CASE WHEN _state = {ORPHAN} THEN {awaited} END, coalesce(_text, original)
+            FROM {bad} b LEFT JOIN {texts} USING (_id)
         """)
 
-    def write(self, table: str, folder: Path) -> int:
-        """Write the kept rows, one file a month of knowledge, totally ordered; return the number of months."""
-        contract = self.mapping.contract(table)
-        columns = list(output_columns(contract, self.mapping.tables[table]))
+    # ---- what is kept ------------------------------------------------------------------------------------------
+
+    def _changes(self, table: str) -> str:
+        """Make `added_` and `gone_<table>` where earlier rows are concerned; return SQL of the rows added."""
+        columns = self._columns(table)
         listed = ", ".join(name(column) for column in columns)
-        order = [*contract.key, "known_on"] if contract.key else columns
-        ordered = name(f"ordered_{table}")
+        added = f"SELECT {listed} FROM {staged(table)} WHERE _state = {KEPT}"
+        if not self.earlier.ledger or not self._count(name(f"was_{table}")):
+            return added
+        h, c = hashes(self.mapping.contract(table), columns)
+        kept, states, content = (name(f"{what}_{table}") for what in ("kept_before", "states", "content"))
+        stands = (
+            f"SELECT {h} AS _h, known_on, {c} AS _c FROM {staged(table)} WHERE _state = {KEPT} "
+            f"UNION SELECT _h, known_on, _c FROM {states} WHERE _found = {KEPT} AND _id IS NULL"
+        )
+        whole = f"(SELECT DISTINCT ON (_h, _c) * FROM {content})"
+        key = "(_h, known_on, _c)"
         self.connection.execute(
-            f"CREATE TEMP TABLE {ordered} AS SELECT {listed}, strftime(known_on, '%Y-%m') AS _month "
-            f"FROM {staged(table)} WHERE _state = {KEPT} ORDER BY _month, {', '.join(name(column) for column in order)}"
+            f"CREATE TEMP TABLE {name('gone_' + table)} AS SELECT {listed} FROM (SELECT {key[1:-1]} FROM {kept} EXCEPT "
+            f"({stands})) JOIN {whole} USING (_h, _c)"
         )
-        months = self.connection.execute(f"SELECT _month, count(*) FROM {ordered} GROUP BY ALL ORDER BY ALL").fetchall()
-        rows = self.connection.execute(f"SELECT {listed} FROM {ordered}").to_arrow_reader(ROW_GROUP)
-        _write_months(rows, months, folder)
-        self.connection.execute(f"DROP TABLE {ordered}")
-        return len(months)
-
-
-def _write_months(rows: Any, months: list[tuple[str, int]], folder: Path) -> None:
-    """Cut an ordered stream of record batches into one parquet file a month: same rows, same bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    batches = iter(rows)
-    held: list[Any] = []
-    for month, count in months:
-        have = sum(batch.num_rows for batch in held)
-        while have < count:
-            held.append(next(batches))
-            have += held[-1].num_rows
-        whole = pa.Table.from_batches(held, rows.schema)
-        part, rest = whole.slice(0, count), whole.slice(count)
-        held = rest.to_batches() if rest.num_rows else []
-        target = folder / f"known_month={month}" / "part.parquet"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            part.combine_chunks(), target, compression="zstd", row_group_size=ROW_GROUP, store_decimal_as_integer=True
+        own = f"SELECT {listed}, {h} AS _h, {c} AS _c FROM {staged(table)} WHERE _state = {KEPT}"
+        revived = f"SELECT _h, known_on, _c FROM ({stands}) EXCEPT SELECT _h, known_on, _c FROM {kept}"
+        self.connection.execute(
+            f"CREATE TEMP TABLE {name('added_' + table)} AS "
+            f"SELECT {listed} FROM ({own}) ANTI JOIN {kept} USING (_h, known_on, _c) UNION ALL "
+            f"SELECT {listed} FROM ({revived}) r ANTI JOIN ({own}) o USING (_h, known_on, _c) "
+            f"JOIN {whole} USING (_h, _c)"
         )
+        return f"SELECT {listed} FROM {name('added_' + table)}"
+
+    def write(self, table: str, folder: Path) -> int:
+        """Write the months that gain or lose rows, each totally ordered; return how many were written."""
+        contract, columns = self.mapping.contract(table), self._columns(table)
+        listed = ", ".join(name(column) for column in columns)
+        order = ", ".join(name(column) for column in ([*contract.key, "known_on"] if contract.key else columns))
+        added = self._changes(table)
+        lost = self._count(f"duckdb_tables() WHERE table_name = {quote('gone_' + table)}")
+        gone = f"SELECT {listed} FROM {name('gone_' + table)}" if lost else None
+        month = "strftime(date_trunc('month', known_on), '%Y-%m')"
+        counted = self.connection.execute(
+            f"SELECT m, count(*) FROM (SELECT date_trunc('month', known_on) AS m FROM ({added}"
+            f"{f' UNION ALL {gone}' if gone else ''})) GROUP BY m ORDER BY m"
+        ).fetchall()
+        groups: list[list[Any]] = [[]]
+        size = 0
+        for when, count in counted:
+            if groups[-1] and size + count > CHUNK:
+                groups.append([])
+                size = 0
+            groups[-1].append(when)
+            size += count
+        for months in groups if counted else []:
+            low, high = f"DATE '{months[0]:%Y-%m-%d}'", f"DATE '{months[-1]:%Y-%m-%d}'"
+            inside = f"WHERE known_on >= {low} AND known_on < {high} + INTERVAL 1 MONTH"
+            rows = f"SELECT {listed} FROM ({added}) {inside}"
+            paths = [folder / f"known_month={when:%Y-%m}" / "part.parquet" for when in months]
+            present = [path for path in paths if path.is_file()]
+            if present:
+                old = f"SELECT {listed} FROM {scan(present)}"
+                if gone:
+                    old = f"({old} EXCEPT ALL SELECT {listed} FROM ({gone}) {inside})"
+                rows = f"({old}) UNION ALL ({rows})"
+                self.connection.execute(f"CREATE OR REPLACE TEMP TABLE rewritten AS {rows}")
+                rows = f"SELECT {listed} FROM rewritten"
+            sizes = dict(
+                self.connection.execute(f"SELECT {month}, count(*) FROM ({rows}) GROUP BY 1 ORDER BY 1").fetchall()
+            )
+            parts = [(path, sizes.get(f"{when:%Y-%m}", 0)) for path, when in zip(paths, months, strict=True)]
+            for path, count in parts:
+                if not count and path.is_file():
+                    path.unlink()
+                    path.parent.rmdir()
+            ordered = f"SELECT {listed} FROM ({rows}) ORDER BY date_trunc('month', known_on), {order}"
+            write_parts(self.connection.execute(ordered).to_arrow_reader(122880), [part for part in parts if part[1]])
+        return len(counted)
+
+    def write_index(self, table: str) -> None:
+        """Write the index of each new file's rows: hashes of key and content, `known_on`, piece and place."""
+        h, c = hashes(self.mapping.contract(table), self._columns(table))
+        rows = (
+            f"SELECT {h} AS h, {c} AS c, known_on, CAST(_piece AS SMALLINT) AS piece, "
+            f"CAST(_place AS INTEGER) AS place, _file FROM {self.placed(table)} WHERE _state NOT IN {UNREAD} "
+            "AND _file IN (SELECT number FROM files WHERE is_new)"
+        )
+        pieces = self.pieces_of(table)
+        natural = len(pieces) == 1 and pieces[0].raw.streamed
+        sizes = self.connection.execute(f"SELECT _file, count(*) FROM ({rows}) GROUP BY 1 ORDER BY 1").fetchall()
+        if not natural or len(sizes) > 1:
+            rows += " ORDER BY _file, piece, place"
+        columns = f"SELECT h, c, known_on, piece, place FROM ({rows})"
+        parts = [(self.earlier.index(table, self.reader.files[file].name), count) for file, count in sizes]
+        packed = {"h": "none", "c": "none", "known_on": "zstd", "piece": "zstd", "place": "zstd"}
+        write_parts(self.connection.execute(columns).to_arrow_reader(122880), parts, packed)
+
+
+def _add(account: dict[str, int], months: dict[str, dict[str, int]], state: str, month: str, count: int) -> None:
+    """Count rows of a state in a block's account and in its month's."""
+    account[state] += count
+    counts = months.setdefault(month, dict.fromkeys(ACCOUNT, 0))
+    counts[state] += count
+    counts["read"] += count

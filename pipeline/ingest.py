@@ -1,14 +1,15 @@
 """ingest: data/raw/<source>/ by its mapping -> canonical tables, checked, quarantined, one file a month of knowledge.
 
 Writes data/ingest/: tables/<table>/known_month=YYYY-MM/part.parquet, tables.json, quarantine/<table>.parquet,
-quality.json, as_of.json, overrides/<section>.json, ledger.json. The folder outlives the stage (persist: true): where
-the ledger explains everything that lies there and nothing is new, nothing is done; else it is built from scratch.
+index/<table>/ (hashed keys, see earlier.py), quality.json, as_of.json, overrides/<section>.json, ledger.json. The
+folder outlives the stage (persist: true): where the ledger explains everything that lies there, only new files are
+read and only the months that they touch are written, with the bytes that a build from scratch would give; else it is
+built from scratch.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,17 +19,19 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-import features
 from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem, ResourceRefused
 from features.expressions import name
 from features.mapping import Mapping, parse_mapping
+from features.tables import CONTRACTS, RATIO, TEXT
+from pipeline import ledger
+from pipeline.earlier import Again, Earlier, Rebuild, scan
 from pipeline.params import STAGES, Section, overrides, resolved_as_of, source_name
-from pipeline.raw import RawFile, digest, laid_out, list_files
+from pipeline.raw import RawFile, laid_out, list_files
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
 OUT = Path("data/ingest")
 SOURCES = Path("data/sources")
-CODE = ("tables.py", "mapping.py", "layout.py", "expressions.py", "staging.py", "reconcile.py")
+STATES = ("read", "kept", "quarantined", "deduplicated", "left_out")
 
 
 class Params(Section):
@@ -81,24 +84,6 @@ def preflight(source: str) -> None:
             connection.close()
 
 
-def _code() -> str:
-    """Return a hash of the code and the engine that decide the bytes."""
-    import duckdb
-
-    sources = [Path(features.__file__).parent / module for module in CODE]
-    sources += [Path(__file__).parent / module for module in ("raw.py", "build.py", "ingest.py")]
-    texts = b"\0".join(path.read_bytes() for path in sources)
-    return hashlib.sha256(texts + duckdb.__version__.encode()).hexdigest()
-
-
-def _outputs() -> dict[str, str]:
-    """Return path -> SHA-256 of everything that the ledger answers for."""
-    own = ("tables", "quarantine")
-    paths = [path for folder in own for path in sorted((OUT / folder).rglob("*")) if path.is_file()]
-    paths += [path for path in (OUT / "tables.json", OUT / "quality.json") if path.exists()]
-    return {str(path.relative_to(OUT)): digest(path) for path in paths}
-
-
 def _check_manifests(files: list[RawFile], digests: dict[str, str]) -> None:
     """Refuse files that are not what their manifest states (7), and files that it states but that are missing (2)."""
     differing, missing = [], []
@@ -121,11 +106,15 @@ def _check_manifests(files: list[RawFile], digests: dict[str, str]) -> None:
 
 
 def _check_stated(build: Any) -> None:
-    """Refuse (exit code 2) files whose rows or control totals differ from what their manifest states."""
+    """Refuse (exit code 2) new files whose rows or control totals differ from what their manifest states."""
+    from features.reconcile import staged
+
     problems = []
     for raw in build.raws.values():
         stated = {
-            build.reader.ids[file.name]: (file, (file.delivery.files or {}).get(file.inner, {})) for file in raw.files
+            build.reader.ids[file.name]: (file, (file.delivery.files or {}).get(file.inner, {}))
+            for file in raw.files
+            if file.name in build.new
         }
         columns = sorted({column for _, facts in stated.values() for column in (facts.get("totals") or {})})
         if not any("rows" in facts or facts.get("totals") for _, facts in stated.values()):
@@ -134,10 +123,11 @@ def _check_stated(build: Any) -> None:
         known = [column for column in columns if column.lower() in have]
         texts = raw.relation.texts
         quoted = [f"sum(TRY_CAST({texts.digits(name(have[column.lower()]))} AS DECIMAL(18,4)))" for column in known]
-        rows = build.connection.execute(
-            f"SELECT __file, count(*){''.join(', ' + total for total in quoted)} FROM {raw.relation.name} GROUP BY ALL"
-        ).fetchall()
-        found = {row[0]: row[1:] for row in rows}
+        source = f"SELECT __file, count(*){''.join(', ' + total for total in quoted)} FROM {raw.relation.name}"
+        if raw.streamed:  # its text is not held, and no totals are stated
+            piece = next(piece for piece in build.pieces if piece.raw is raw)
+            source = f"SELECT _file, count(*) FROM {staged(piece.table)} WHERE _piece = {piece.number}"
+        found = {row[0]: row[1:] for row in build.connection.execute(f"{source} GROUP BY ALL").fetchall()}
         for number, (file, facts) in stated.items():
             count, *totals = found.get(number, (0, *[None] * len(known)))
             count += sum(1 for reject in raw.rejected if reject[0] == number)
@@ -186,72 +176,119 @@ def over_limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
     return problems
 
 
-def build_tables(params: Params, mapping: Mapping, files: list[RawFile], where: str) -> dict[str, Any]:
-    """Build data/ingest from scratch and return quality by table; refuse what breaks the limits (exit code 2)."""
-    from features.staging import output_columns
-    from features.tables import RATIO, TEXT
+def build_tables(
+    params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier
+) -> dict[str, dict[str, list[list[str]]]]:
+    """Build data/ingest, or add to it what the files hold that `earlier` does not explain; return the files' headers.
+
+    Refuses what breaks the limits (exit code 2). Earlier files whose rows change their state are read once more.
+    """
+    again: frozenset[str] = frozenset()
+    while True:
+        try:
+            return _attempt(params, mapping, files, where, earlier, again)
+        except Again as request:
+            again |= request.files
+        except Rebuild:
+            earlier, again = Earlier(OUT), frozenset()
+
+
+def _attempt(
+    params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier, again: frozenset[str]
+) -> dict[str, dict[str, list[list[str]]]]:
+    """Stage and mark all tables, then write them; nothing is touched before all that must be read has been read."""
     from pipeline.build import Build, dependency_order, engine
 
-    fresh(OUT)
-    quality: dict[str, Any] = {}
-    described: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
         folders = sorted({file.path.parent for file in files})
         connection = engine(params.memory_limit, Path(scratch), [*folders, OUT])
         try:
-            build = Build(connection, mapping, files, where, Path(scratch))
+            build = Build(connection, mapping, files, where, Path(scratch), earlier, again)
             build.compile()
             order = dependency_order(list(mapping.tables))
             for table in order:
                 build.stage(table)
             _check_stated(build)
-            for table in order:
-                build.mark(table)
-                build.quarantine(table, OUT / "quarantine" / f"{table}.parquet")
-                quality[table] = build.quality(table)
-                months = build.write(table, OUT / "tables" / table)
-                contract = mapping.contract(table)
-                columns = output_columns(contract, mapping.tables[table])
-                extra = [column for column in columns if column not in contract.columns and column != "known_on"]
-                described[table] = {
-                    "columns": columns,
-                    "mapped": sorted({column for block in mapping.tables[table] for column in block.columns}),
-                    "key": list(contract.key),
-                    "event": contract.event,
-                    "numeric": [column for column in extra if columns[column] == RATIO],
-                    "categorical": [column for column in extra if columns[column] == TEXT],
-                    "canonical": table in _canonical(),
-                    "rows": quality[table]["kept"],
-                }
-                total = {state: sum(block[state] for block in quality[table]["blocks"])
-                         for state in ("read", "kept", "quarantined", "deduplicated", "left_out")}  # fmt: skip
-                say("ingest", table, **total, months=months)
-            as_of = newest_known(connection, described)
+            needed = [build.mark(table) for table in order]
+            if any(needed):
+                raise Again(set().union(*needed))
+            if earlier.ledger:
+                (OUT / "ledger.json").unlink()  # from here on the folder is not what it says
+            else:
+                fresh(OUT)
+            _write(params, build, order)
+            return build.reader.headers
         finally:
             connection.close()
+
+
+def _write(params: Params, build: Any, order: list[str]) -> None:
+    """Write every table and the account of all rows; refuse what breaks the limits."""
+    from features.staging import output_columns
+
+    mapping, quality, described = build.mapping, {}, {}
+    for table in order:
+        build.quarantine(table, OUT / "quarantine" / f"{table}.parquet")
+        quality[table] = build.quality(table)
+        months = build.write(table, OUT / "tables" / table)
+        build.write_index(table)
+        contract = mapping.contract(table)
+        columns = output_columns(contract, mapping.tables[table])
+        extra = [column for column in columns if column not in contract.columns and column != "known_on"]
+        described[table] = {
+            "columns": columns,
+            "mapped": sorted({column for block in mapping.tables[table] for column in block.columns}),
+            "key": list(contract.key),
+            "event": contract.event,
+            "numeric": [column for column in extra if columns[column] == RATIO],
+            "categorical": [column for column in extra if columns[column] == TEXT],
+            "canonical": table in CONTRACTS,
+            "rows": quality[table]["kept"],
+        }
+        _tell(table, quality[table], months)
+    newest = _newest_known(build.connection, described)
     write_json(OUT / "tables.json", described)
-    write_json(OUT / "quality.json", {"source": mapping.name, "tables": quality, "newest_known_on": as_of})
+    write_json(
+        OUT / "quality.json",
+        {"source": mapping.name, "tables": quality, "newest_known_on": newest, "totals": flat_totals(quality)},
+    )
     problems = over_limits(params, quality)
     if problems:
         raise DataRefused(problems)
-    return quality
 
 
-def _canonical() -> set[str]:
-    from features.tables import CONTRACTS
+def _tell(table: str, account: dict[str, Any], months: int) -> None:
+    """Print a table's account: rows by what became of them, rules broken, columns that some files lack."""
+    total = {state: sum(block[state] for block in account["blocks"]) for state in STATES}
+    say("ingest", table, **total, months_written=months)
+    if account["rules"]:
+        say("ingest", f"{table}: rules broken", **account["rules"])
+    for block in account["blocks"]:
+        for column, count in block["absent"].items():
+            say("ingest", f"{table}: column {column} is absent", from_files=count, of=block["files"])
 
-    return set(CONTRACTS)
+
+def flat_totals(quality: dict[str, Any]) -> dict[str, int]:
+    """Return `<table>.<state>`, `<table>.rule.<rule>` and `rows.<state>` (all tables) -> rows of all deliveries."""
+    totals = dict.fromkeys((f"rows.{state}" for state in STATES), 0)
+    for table, account in quality.items():
+        for state in STATES:
+            count = sum(block[state] for block in account["blocks"])
+            totals[f"{table}.{state}"] = count
+            totals[f"rows.{state}"] += count
+        totals |= {f"{table}.rule.{rule}": count for rule, count in account["rules"].items()}
+    return totals
 
 
-def newest_known(connection: Any, described: dict[str, Any]) -> str | None:
+def _newest_known(connection: Any, described: dict[str, Any]) -> str | None:
     """Return the newest day on which a kept row, or a stated outcome, became known."""
-    from features.reconcile import KEPT, staged
-
     days = []
     for table in described:
-        columns = ["known_on", *(["outcome_known_on"] if table == "observations" else [])]
-        for column in columns:
-            days += connection.execute(f"SELECT max({column}) FROM {staged(table)} WHERE _state = {KEPT}").fetchone()
+        parts = Earlier(OUT, {"": None}).parts(table)
+        if parts:
+            days += connection.execute(f"SELECT max(known_on) FROM {scan(parts[-1:])}").fetchone()
+        if parts and table == "observations":
+            days += connection.execute(f"SELECT max(outcome_known_on) FROM {scan(parts)}").fetchone()
     newest = [day for day in days if day is not None]
     return max(newest).isoformat() if newest else None
 
@@ -289,28 +326,30 @@ def _memory(limit: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Build the canonical tables, or do nothing where the ledger explains what lies there."""
+    """Build the canonical tables, add what is new, or do nothing where the ledger explains all that lies there."""
     params, source = Params.load(), source_name()
     mapping, files = load_mapping(source), list_files(source)
     where = str(mapping_path(source))
-    digests = {file.name: digest(file.path) for file in files}
+    digests = ledger.digests([(file.name, file.path) for file in files])
     _check_manifests(files, digests)
-    manifests = {file.delivery.name: [str(file.delivery.delivered_on), file.delivery.complete] for file in files}
-    ledger = {
-        "source": source,
-        "mapping": hashlib.sha256(mapping_path(source).read_bytes()).hexdigest(),
-        "code": _code(),
-        "limits": [params.max_quarantined_row_share, params.max_quarantined_amount_share],
-        "files": digests,
-        "deliveries": manifests,
-    }
+    present = ledger.present(source, mapping_path(source).read_bytes(), mapping, files, digests)
+    limits = [params.max_quarantined_row_share, params.max_quarantined_amount_share]
+    outputs = ledger.Outputs(OUT)
     old = read_json(OUT / "ledger.json") if (OUT / "ledger.json").is_file() else {}
-    if old == {**ledger, "outputs": _outputs()}:
+    earlier = Earlier(OUT, old if ledger.explains(old, present, outputs.digests()) else {})
+    new = len(digests) - len(earlier.files)
+    if earlier.ledger and not new:
         say("ingest", "nothing new", source=source, files=len(files))
+        if old["limits"] != limits:
+            problems = over_limits(params, earlier.quality["tables"])
+            if problems:
+                raise DataRefused(problems)
+        headers = old["headers"]
     else:
+        say("ingest", "adds to what is there" if earlier.ledger else "from scratch", source=source, new_files=new)
         with _memory(params.memory_limit):
-            build_tables(params, mapping, files, where)
-        write_json(OUT / "ledger.json", {**ledger, "outputs": _outputs()})
+            headers = build_tables(params, mapping, files, where, earlier)
+    write_json(OUT / "ledger.json", {**present, "limits": limits, "headers": headers, "outputs": outputs.digests()})
     _write_dates(mapping, files)
     for stage in STAGES:
         if stage != "simulate":

@@ -205,6 +205,7 @@ class RawReader:
         self.ids: dict[str, int] = {}
         self.files: list[RawFile] = []
         self.paths: dict[str, int] = {}
+        self.headers: dict[str, dict[str, list[list[str]]]] = {}  # file -> format -> (column, type), in their order
 
     def register(self, file: RawFile) -> int:
         """Return a file's number."""
@@ -217,10 +218,18 @@ class RawReader:
         """Return column -> type over all files, from their headers alone."""
         columns: dict[str, str] = {}
         for file in files:
-            names = self._header(file, form)
+            names = self.header(file, form)
             for name, kind in names.items():
                 columns.setdefault(next((have for have in columns if have.lower() == name.lower()), name), kind)
         return columns
+
+    def header(self, file: RawFile, form: Format) -> dict[str, str]:
+        """Return column -> type of one file, read once."""
+        known = self.headers.setdefault(file.name, {})
+        key = hashlib.sha256(form.model_dump_json().encode()).hexdigest()[:12]
+        if key not in known:
+            known[key] = [list(pair) for pair in self._header(file, form).items()]
+        return {pair[0]: pair[1] for pair in known[key]}
 
     def _header(self, file: RawFile, form: Format) -> dict[str, str]:
         """Return column -> type of one file."""
@@ -290,7 +299,7 @@ class RawReader:
             number = self.register(file)
             path, plain = self._rewritten(file, form)
             self.paths[str(path)] = number
-            header = tuple(self._header(file, form)) if form.type != "parquet" else ()
+            header = tuple(self.header(file, form)) if form.type != "parquet" else ()
             nulls = [*form.nulls, "?"] if form.type == "arff" else form.nulls
             plain = plain.model_copy(update={"nulls": nulls})
             groups.setdefault(repr((header, plain)), (header, plain, []))[2].append((file, path))

@@ -1,0 +1,329 @@
+"""The reading of raw files into the engine: which files, by which blocks, as which staged rows.
+
+`Reading` holds one engine whose SQL can reach the source's files, a scratch folder and the output folder, and nothing
+else. Compile everything first (all faults of the mapping together), then stage table by table. After an earlier run
+only new files are read, and those earlier ones whose rows change their state. A file that one block reads alone goes
+from its text to typed, checked rows in one pass; files that are joined or read several times are held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from features.errors import ConfigurationRefused, DataRefused, Problem
+from features.expressions import Texts, name, quote
+from features.mapping import Block, Format, Mapping
+from features.reconcile import BROKEN, KEPT, LEFT_OUT, staged
+from features.staging import Relation, Stage, Staged, output_columns
+from pipeline.earlier import Earlier, Rebuild
+from pipeline.raw import RawFile, RawReader, read_head, select_files
+
+
+@dataclass
+class Raw:
+    """One reading of some files: its relation in the engine and the lines that could not be split into columns."""
+
+    relation: Relation
+    files: list[RawFile]  # those to read
+    form: Format
+    streamed: bool = False  # straight from text to staged rows, its text not held
+    loaded: bool = False
+    rows: int = 0
+    rejected: list[tuple[int, int, str]] = field(default_factory=list)  # file number, row below the header, text
+
+
+@dataclass
+class Piece:
+    """One compiled block (or one entry of its `repeat`): its number in the table, and what it reads."""
+
+    table: str
+    block: int
+    number: int
+    raw: Raw
+    query: Staged
+    joined: list[Raw]
+
+
+def engine(memory_limit: str, scratch: Path, folders: list[Path]) -> duckdb.DuckDBPyConnection:
+    """Return an engine confined to `folders`: no network, no extension, no other file, settings locked."""
+    connection = duckdb.connect()
+    allowed = ", ".join(quote(f"{folder.resolve()}/") for folder in [scratch, *folders])
+    for setting in (
+        "SET threads = 2", f"SET memory_limit = {quote(memory_limit)}", f"SET temp_directory = {quote(str(scratch))}",
+        "SET autoinstall_known_extensions = false", "SET autoload_known_extensions = false", "SET TimeZone = 'UTC'",
+        "SET preserve_insertion_order = true", f"SET allowed_directories = [{allowed}]",
+        "SET disabled_optimizers = 'common_subexpressions'",  # it hoists a failing cast out of the TRY around it
+        "SET enable_external_access = false", "SET lock_configuration = true",
+    ):  # fmt: skip
+        connection.execute(setting)
+    return connection
+
+
+def dependency_order(tables: list[str]) -> list[str]:
+    """Return the tables with those first that others refer to."""
+    first = [table for table in ("customers", "credits") if table in tables]
+    return first + sorted(table for table in tables if table not in first)
+
+
+class Reading:
+    """The raw files of one source, read by its mapping: `files` are all of the source, `earlier` explains some."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        mapping: Mapping,
+        files: list[RawFile],
+        where: str,
+        scratch: Path,
+        earlier: Earlier | None = None,
+        again: frozenset[str] = frozenset(),
+    ) -> None:
+        self.connection, self.mapping, self.files, self.where = connection, mapping, files, where
+        self.earlier = earlier or Earlier(scratch)
+        self.again = again
+        self.new = {file.name for file in files} - set(self.earlier.files)
+        self.reader = RawReader(connection, scratch)
+        self.reader.headers.update(self.earlier.ledger.get("headers") or {})
+        self.raws: dict[str, Raw] = {}
+        self.pieces: list[Piece] = []
+        self.absent: dict[tuple[str, int], dict[str, int]] = {}  # (table, block) -> column -> files without it
+        self.delivered: dict[tuple[str, int], int] = {}  # (table, block) -> files
+        self.dated = any(file.delivery.delivered_on for file in files)
+        self._number_files()
+
+    def _number_files(self) -> None:
+        """Give all files numbers by delivery date, then name: which file a row is of, and which file is the later."""
+        ranked = sorted(self.files, key=lambda file: (str(file.delivery.delivered_on or ""), file.name))
+        self.connection.execute(
+            "CREATE TEMP TABLE files (number INTEGER, file VARCHAR, delivery VARCHAR, month VARCHAR, is_new BOOLEAN, "
+            "is_again BOOLEAN)"
+        )
+        rows = [
+            (self.reader.register(file), file.name, file.delivery.name,
+             str(file.delivery.delivered_on)[:7] if file.delivery.delivered_on else None,
+             file.name in self.new, file.name in self.again)
+            for file in ranked
+        ]  # fmt: skip
+        if rows:
+            listed = ", ".join(
+                f"({rank}, {quote(file)}, {quote(home)}, {quote(month) if month else 'NULL'}, {fresh}, {once})"
+                for rank, file, home, month, fresh, once in rows
+            )
+            self.connection.execute(f"INSERT INTO files VALUES {listed}")
+
+    def _raw(self, patterns: list[str], form: Format, place: str, problems: list[Problem], *,
+             whole: bool = False) -> tuple[Raw | None, dict[str, int], int]:  # fmt: skip
+        """Return the reading of a block's files, columns that some of them lack, and their number.
+
+        No reading where nothing is to be read; `whole`: a joined file, which a new delivery must not change.
+        """
+        every = select_files(self.files, patterns)
+        files = every if whole else [file for file in every if file.name in self.new or file.name in self.again]
+        if not every:
+            problems.append(
+                Problem(f"{place}.files", f"a file of the source ({', '.join(patterns)})", "no such file",
+                        "Deliver the file or correct the glob.")
+            )  # fmt: skip
+            return None, {}, 0
+        empty = [file.name for file in files if file.path.stat().st_size == 0]
+        if empty:
+            problems.append(
+                Problem(f"{place}: {', '.join(empty[:5])}", "a file with rows", "an empty file", "Deliver it.")
+            )
+            return None, {}, 0
+        first = len(files) == len(every)
+        if first and form.type in ("csv", "arff") and not any(read_head(file, form)[2] for file in files):
+            problems.append(
+                Problem(f"{place}: {', '.join(patterns)}", "files with rows", "headers alone", "Deliver the rows.")
+            )
+            return None, {}, 0
+        types = self.reader.columns(every, form)
+        before = [file for file in every if file.name not in self.new]
+        if self.earlier.ledger and (
+            (whole and len(before) < len(every))
+            or list(self.reader.columns(before, form).items()) != list(types.items())
+        ):
+            raise Rebuild
+        lacking = {column.lower(): 0 for column in types}
+        for file in every:
+            have = {column.lower() for column in self.reader.header(file, form)}
+            for column in lacking:
+                lacking[column] += column not in have
+        absent = {column: lacking[column.lower()] for column in types if lacking[column.lower()]}
+        if not files:
+            return None, absent, len(every)
+        key = repr((sorted(file.name for file in files), form))
+        if key not in self.raws:
+            texts = Texts(form.decimal, form.thousands, tuple(form.dates))
+            relation = Relation(f"raw_{len(self.raws)}", types, texts)
+            columns = ", ".join(f"{name(column)} {kind}" for column, kind in types.items())
+            self.connection.execute(
+                f"CREATE TEMP TABLE {relation.name} ({columns}, __file INTEGER, __delivered_on DATE, __row BIGINT)"
+            )
+            self.raws[key] = Raw(relation, files, form)
+        return self.raws[key], absent, len(every)
+
+    def compile(self) -> None:
+        """Compile every block against its files' columns; refuse missing files (2) or faulty SQL (4), all together."""
+        missing: list[Problem] = []
+        wrong: list[Problem] = []
+        for table in dependency_order(list(self.mapping.tables)):
+            numbered = 0
+            for number, block in enumerate(self.mapping.tables[table]):
+                place = f"{self.where}: tables.{table}[{number}]"
+                parts = block.repeats()
+                numbered += len(parts)
+                raw, absent, count = self._raw(block.files, block.format, place, missing)
+                self.absent[table, number], self.delivered[table, number] = absent, count
+                if raw is None:
+                    continue
+                joined = {
+                    join.alias: self._raw(join.files, join.format, f"{place}.joins.{join.alias}", missing, whole=True)[
+                        0
+                    ]
+                    for join in block.joins
+                }
+                if None in joined.values():
+                    continue
+                relations = {"row": raw.relation, **{alias: other.relation for alias, other in joined.items() if other}}
+                faults: list[Problem] = []
+                for entry, part in enumerate(parts):
+                    query = self._stage(table, part, place, relations)
+                    faults += [problem for problem in query.problems if problem not in faults]
+                    others = [other for other in joined.values() if other]
+                    self.pieces.append(Piece(table, number, numbered - len(parts) + entry, raw, query, others))
+                wrong += faults
+        if wrong:
+            raise ConfigurationRefused([*wrong, *missing])
+        if missing:
+            raise DataRefused(missing)
+        for raw in self.raws.values():
+            used = [piece for piece in self.pieces if raw is piece.raw]
+            totals = any((file.delivery.files or {}).get(file.inner, {}).get("totals") for file in raw.files)
+            alone = len(used) == 1 and not any(raw in piece.joined for piece in self.pieces)
+            raw.streamed = alone and not totals and not used[0].joined and not used[0].query.windowed
+
+    def _stage(self, table: str, block: Block, place: str, relations: dict[str, Relation]) -> Staged:
+        """Compile one block and let the engine bind the whole query."""
+        stage = Stage(self.connection, self.mapping, table, block, place, relations, has_deliveries=self.dated)
+        query = stage.compile()
+        if not query.problems:
+            try:
+                self.connection.execute(f"EXPLAIN {query.sql}")
+            except duckdb.Error as error:
+                found = " ".join(str(error).split("LINE 1")[0].split())[:200]
+                query.problems.append(Problem(place, "SQL that DuckDB can bind", found, "Correct the SQL."))
+        return query
+
+    def text_of(self, raw: Raw, files: list[RawFile]) -> str:
+        """Return SQL of the raw rows of some files of a reading, in their order, with __file and __delivered_on."""
+        have = {column.lower() for file in files for column in self.reader.header(file, raw.form)}
+        columns = ", ".join(
+            name(column) if column.lower() in have else f"CAST(NULL AS {kind}) AS {name(column)}"
+            for column, kind in raw.relation.types.items()
+        )
+        return f"SELECT {columns}, __file, __delivered_on FROM ({self.reader.query(files, raw.form)})"
+
+    @contextmanager
+    def _reading(self, raw: Raw) -> Iterator[None]:
+        """Turn what the engine cannot read into a refusal, and note the lines that do not split into columns."""
+        try:
+            yield
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as error:
+            kind = type(error).__name__
+            names = ", ".join(file.name for file in raw.files[:3])
+            raise DataRefused(
+                Problem(
+                    names, f"readable as {raw.form.type} in {raw.form.encoding}", kind, "Correct `format` or the file."
+                )
+            ) from error
+        raw.loaded = True
+        if self._count("duckdb_tables() WHERE table_name = 'reject_errors'"):
+            rows = self.connection.execute(
+                "SELECT s.file_path, e.line, min(e.csv_line) FROM reject_errors e "
+                "JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"
+            ).fetchall()
+            above = raw.form.skip + int(raw.form.header)
+            raw.rejected = [(self.reader.paths[path], line - above, text or "") for path, line, text in rows]
+            self.connection.execute("DELETE FROM reject_errors")
+            self.connection.execute("DELETE FROM reject_scans")
+
+    def load(self, raw: Raw) -> None:
+        """Hold a block's files in the engine as text; lines that do not split into the columns are kept as rejected."""
+        if raw.loaded or raw.streamed:
+            return
+        held, relation = f"{raw.relation.name}_held", raw.relation.name
+        with self._reading(raw):
+            self.connection.execute(f"CREATE TEMP TABLE {held} AS {self.text_of(raw, raw.files)}")
+        self.connection.execute(f"DROP TABLE {relation}")
+        self.connection.execute(f"CREATE TEMP VIEW {relation} AS SELECT *, rowid AS __row FROM {held}")
+        raw.rows = self._count(held)
+
+    def _count(self, relation: str) -> int:
+        """Return how many rows a relation has."""
+        return int(self.connection.execute(f"SELECT count(*) FROM {relation}").fetchone()[0])
+
+    def stage(self, table: str) -> None:
+        """Fill a table's staged rows from its pieces, each row with where it came from and whether it is whole."""
+        contract = self.mapping.contract(table)
+        columns = output_columns(contract, self.mapping.tables[table])
+        types = ", ".join(f"{name(column)} {kind}" for column, kind in columns.items())
+        count = "" if contract.key else ", _n BIGINT"
+        self.connection.execute(
+            f"CREATE TEMP TABLE {staged(table)} ({types}, _file INTEGER, _row BIGINT, _state UTINYINT, "
+            f"_rules VARCHAR[], _text VARCHAR{count}, _piece USMALLINT)"
+        )
+        starts = name(f"starts_{table}")
+        self.connection.execute(f"CREATE TEMP TABLE {starts} (_piece USMALLINT, _file INTEGER, _start BIGINT)")
+        listed = ", ".join(name(column) for column in columns)
+        for piece in self.pieces:
+            if piece.table != table:
+                continue
+            for raw in [piece.raw, *piece.joined]:
+                self.load(raw)
+            raw, number = piece.raw, piece.number
+            state = f"CASE WHEN _left_out THEN {LEFT_OUT} WHEN _broken THEN {BROKEN} ELSE {KEPT} END"
+            fill = (
+                f"INSERT INTO {staged(table)} SELECT {listed}, _file, _row, {state}, _rules, _text"
+                f"{', _n' if count else ''}, {number} FROM ({piece.query.sql})"
+            )
+            if raw.streamed:
+                relation = raw.relation.name
+                text = self.text_of(raw, raw.files)
+                self.connection.execute(f"DROP TABLE {relation}")
+                self.connection.execute(
+                    f"CREATE TEMP VIEW {relation} AS SELECT *, CAST(NULL AS BIGINT) AS __row FROM ({text})"
+                )
+                with self._reading(raw):
+                    self.connection.execute(fill)
+                raw.rows = self._count(f"{staged(table)} WHERE _piece = {number}")
+                first = f"SELECT {number}, _file, min(rowid) FROM {staged(table)} WHERE _piece = {number} GROUP BY ALL"
+            else:
+                self.connection.execute(fill)
+                first = f"SELECT {number}, __file, min(__row) FROM {raw.relation.name} GROUP BY ALL"
+                got = self._count(f"{staged(table)} WHERE _piece = {number}")
+                if got != raw.rows:
+                    raise DataRefused(
+                        Problem(f"{self.where}: tables.{table}[{piece.block}].joins",
+                                f"one row for each of the file's {raw.rows:,}",
+                                f"{got:,} rows", "Join a file in which the condition holds for at most one row.")
+                    )  # fmt: skip
+            self.connection.execute(f"INSERT INTO {starts} {first}")
+
+    def pieces_of(self, table: str) -> list[Piece]:
+        """Return the pieces of one table that read something."""
+        return [piece for piece in self.pieces if piece.table == table]
+
+    def placed(self, table: str) -> str:
+        """Return SQL of a table's staged rows with `_id`, and `_place`: the row's number among its file's rows."""
+        return (
+            f"(SELECT s.*, s.rowid AS _id, coalesce(s._row, s.rowid) - _start + 1 AS _place FROM {staged(table)} s "
+            f"JOIN {name('starts_' + table)} USING (_piece, _file))"
+        )
