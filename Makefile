@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui benchmark-features
+.PHONY: run install install-dev test test-all check lock ui benchmark-features benchmark-ingest
 
 run: install
 	$(V)/python -m pipeline run
@@ -42,6 +42,10 @@ check: install-dev
 	$(V)/ruff check .
 	$(V)/mypy
 	$(V)/lint-imports --no-cache
+
+# Ingest against one DuckDB COPY; LARGE=100000000 adds ten times the rows (60 GB of scratch space).
+benchmark-ingest: install
+	$(V)/python -m benchmarks.ingest --large $(or $(LARGE),0)
 
 # Re-resolve both locks; without UPGRADE=--upgrade the pinned versions stay.
 LOCK := --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
