@@ -56,7 +56,9 @@ MONEY = st.sampled_from(["1", "2", "2.5", "3.005", "x"])
 ROWS = {
     "people.csv": st.tuples(WHO, st.sampled_from(["north", "south"]), DAY),
     "loans.csv": st.tuples(LOAN, WHO, st.sampled_from(["10", "20"]), DAY),
-    "moves.csv": st.tuples(KEY, WHO, MONEY, DAY, st.sampled_from(["0.5", "", "many"]), st.sampled_from(["ok", "ok", "fine", "skip"])),
+    "moves.csv": st.tuples(
+        KEY, WHO, MONEY, DAY, st.sampled_from(["0.5", "", "many"]), st.sampled_from(["ok", "ok", "fine", "skip"])
+    ),
     "more.csv": st.tuples(KEY, WHO, MONEY, DAY),
     "paid.csv": st.tuples(LOAN, MONEY, DAY, DAY),
     "visits.csv": st.tuples(WHO, DAY, DAY, st.sampled_from(["1", "2"])),
