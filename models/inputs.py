@@ -43,6 +43,19 @@ def numbered(inputs: Iterable[Input]) -> tuple[Input, ...]:
     return tuple(replace(each, column=f"f{place:04d}") for place, each in enumerate(inputs, start=1))
 
 
+def otherwise_defined(records: Iterable[Mapping[str, Any]], today: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the names of a model's features that are not built today, and of those defined otherwise than then.
+
+    `records` are the features of the model's features.json; `today` has name and definition_hash of what is built now.
+    """
+    hashes = dict(zip(today["name"], today["definition_hash"], strict=True))
+    missing = [each["name"] for each in records if each["name"] not in hashes]
+    changed = [
+        each["name"] for each in records if hashes.get(each["name"], each["definition_hash"]) != each["definition_hash"]
+    ]
+    return missing, changed
+
+
 def inputs_from_catalogue(catalogue: pd.DataFrame) -> tuple[Input, ...]:
     """Return the catalogue's features as inputs, in its order; an unknown kind or a name given twice is refused."""
     problems = [

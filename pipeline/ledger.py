@@ -15,10 +15,11 @@ from typing import Any
 
 import features
 from features.mapping import Mapping
-from pipeline.raw import RawFile, digest
+from pipeline.fingerprint import sha256
+from pipeline.raw import RawFile
 
 ROOM = ("tables.py", "mapping.py", "layout.py", "expressions.py", "staging.py", "reconcile.py")
-STAGE = ("raw.py", "reading.py", "carried.py", "earlier.py", "build.py", "ledger.py", "ingest.py")
+STAGE = ("raw.py", "reading.py", "carried.py", "earlier.py", "build.py", "fingerprint.py", "ledger.py", "ingest.py")
 FOLDERS, FILES = ("tables", "quarantine", "index"), ("tables.json", "quality.json")
 
 
@@ -26,7 +27,7 @@ def digests(paths: Iterable[tuple[str, Path]]) -> dict[str, str]:
     """Return name -> SHA-256 of files, two at a time."""
     listed = list(paths)
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip([name for name, _ in listed], pool.map(digest, [path for _, path in listed]), strict=True))
+        return dict(zip([name for name, _ in listed], pool.map(sha256, [path for _, path in listed]), strict=True))
 
 
 def code() -> str:

@@ -23,8 +23,10 @@ from pydantic import Field
 from features.errors import IntegrityRefused, Problem
 from models.champion import Gate, Judgement, judge
 from models.grades import Scale
+from models.inputs import otherwise_defined
 from models.scorer import Scorer
 from pipeline import bundle, tracking
+from pipeline.fingerprint import row_key
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, read_json, say, write_json
 
@@ -66,7 +68,7 @@ def reference_and_keys(rows: int) -> tuple[bytes, bytes]:
     with duckdb.connect() as connection:
         connection.execute(
             f"""create table trained as
-            select sha256(f.customer_id || '|' || cast(f.as_of as varchar)) as key, {", ".join(["f.outcome", *columns])}
+            select {row_key("f")} as key, {", ".join(["f.outcome", *columns])}
             from read_parquet('{TRAINING}/features.parquet') f
             join read_parquet('data/select/parts.parquet') p using (customer_id, as_of)
             where p.part = 'train'"""
@@ -100,17 +102,6 @@ def candidate_files(params: Params) -> dict[str, bytes]:
     }
 
 
-def not_computable(champion: dict[str, bytes]) -> list[str]:
-    """Return the champion's features that today's code no longer defines alike."""
-    catalogue = pd.read_parquet(TRAINING / "catalogue.parquet", columns=["name", "definition_hash"])
-    today = dict(zip(catalogue["name"], catalogue["definition_hash"], strict=True))
-    return [
-        feature["name"]
-        for feature in Scorer.from_files(champion).features
-        if today.get(feature["name"]) != feature["definition_hash"]
-    ]
-
-
 def run(champion: dict[str, bytes] | None, gate: Gate, kind: str) -> tuple[str, Judgement]:
     """Return the decision and the judgement: the candidate's predictions against the champion's on unseen rows.
 
@@ -124,7 +115,9 @@ def run(champion: dict[str, bytes] | None, gate: Gate, kind: str) -> tuple[str, 
     if kind != "time":
         why = "random split: no rows exist that neither model was trained on"
         return "not comparable", Judgement(passed=False, reasons=(why,))
-    lost = not_computable(champion)
+    catalogue = pd.read_parquet(TRAINING / "catalogue.parquet", columns=["name", "definition_hash"])
+    missing, changed = otherwise_defined(Scorer.from_files(champion).features, catalogue)
+    lost = [*missing, *changed]
     if lost:
         outcome = test["outcome"].to_numpy(dtype="int8")
         judgement = judge(outcome, test["pd"].to_numpy(dtype=float), None, train, gate)
@@ -140,7 +133,7 @@ def run(champion: dict[str, bytes] | None, gate: Gate, kind: str) -> tuple[str, 
     seen = set(pq.read_table(io.BytesIO(champion["trained_on.parquet"]))["key"].to_pylist())
     with duckdb.connect() as connection:
         connection.register("test", pa.Table.from_pandas(test[["customer_id", "as_of"]], preserve_index=False))
-        keys = connection.execute("select sha256(customer_id || '|' || cast(cast(as_of as date) as varchar)) from test")
+        keys = connection.execute(f"select {row_key('test')} from test")
         unseen = [key not in seen for (key,) in keys.fetchall()]
     test = test[unseen]
     if test.empty:

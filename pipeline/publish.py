@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from features.errors import GateRefused, Problem
 from models.contract import check_table
 from pipeline import tracking, versions
+from pipeline.fingerprint import sha256
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
@@ -137,10 +138,10 @@ def main() -> None:
         "as_of": as_of,
         "model_version": scorer["model_version"],
         "data_version": decided["data_version"],
-        "table": versions.sha256(TABLE),
-        "report": versions.sha256(Path("data/report/index.html")),
+        "table": sha256(TABLE),
+        "report": sha256(Path("data/report/index.html")),
         "compared_with": compared["run_id"] if compared else None,
-        "contract": versions.sha256(CONTRACT),
+        "contract": sha256(CONTRACT),
     }
     run_id = _digest(facts)
     before = None
@@ -189,7 +190,7 @@ def main() -> None:
         chosen = last
     versions.make_current(**chosen)
     current = versions.VERSIONS / chosen["run_id"] / "scored_customers.parquet"
-    write_json(versions.RECEIPT, chosen | {"scored_customers": versions.sha256(current)})
+    write_json(versions.RECEIPT, chosen | {"scored_customers": sha256(current)})
     _track(version, facts, published, decided, params)
     say("publish", f"{versions.CURRENT} -> {chosen['run_id']}", customers=published.num_rows, as_of=chosen["as_of"])
 

@@ -122,12 +122,6 @@ def select_files(files: list[RawFile], patterns: Iterable[str]) -> list[RawFile]
     return [file for file in files if any(_matches(file.inner, glob) or _matches(file.name, glob) for glob in wanted)]
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def open_bytes(path: Path) -> BinaryIO:
     """Open a file, gzip or zstd undone."""
     if path.name.endswith(".gz"):

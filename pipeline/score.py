@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from features.errors import IntegrityRefused, Problem
+from models.inputs import otherwise_defined
 from pipeline import bundle
+from pipeline.fingerprint import row_key
 from pipeline.params import Section
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
@@ -58,11 +60,7 @@ def inputs_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
 
 def check_features(inputs: list[dict[str, Any]], catalogue: pd.DataFrame, columns: list[str]) -> None:
     """Refuse (exit code 7) a model whose features are missing, or defined otherwise than when it was trained."""
-    today = dict(zip(catalogue["name"], catalogue["definition_hash"], strict=True))
-    missing = [each["name"] for each in inputs if each["name"] not in columns or each["name"] not in today]
-    changed = [
-        each["name"] for each in inputs if each["name"] in today and today[each["name"]] != each["definition_hash"]
-    ]
+    missing, changed = otherwise_defined(inputs, catalogue[catalogue["name"].isin(columns)])
     remedy = "Restore the definitions, or retrain: `python -m pipeline retrain`."
     problems = [
         Problem("data/promote/scorer: features.json", must, f"{len(names)} others: {', '.join(names[:20])}", remedy)
@@ -101,8 +99,7 @@ def in_training(rows: pa.Table, keys: pa.Table) -> np.ndarray:
         connection.register("numbered", rows.append_column("place", pa.array(np.arange(rows.num_rows))))
         connection.register("trained", keys)
         found = connection.execute(
-            """select place from numbered
-            where sha256(customer_id || '|' || cast(cast(as_of as date) as varchar)) in (select key from trained)"""
+            f"select place from numbered where {row_key('numbered')} in (select key from trained)"
         ).fetchnumpy()["place"]
     seen = np.zeros(rows.num_rows, dtype=bool)
     seen[np.asarray(found, dtype=np.int64)] = True

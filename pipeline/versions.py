@@ -10,7 +10,6 @@ A reader follows the link and sees one whole version. Order of writing: files, s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import IntegrityRefused, Problem
+from pipeline.fingerprint import sha256
 from pipeline.stage import read_json, write_json
 
 PUBLISH = Path("data/publish")
@@ -26,12 +26,6 @@ VERSIONS = PUBLISH / "versions"
 HISTORY = PUBLISH / "history.jsonl"
 CURRENT = PUBLISH / "current"
 RECEIPT = PUBLISH / "receipt.json"
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def files_of(folder: Path) -> Iterator[Path]:
