@@ -10,9 +10,9 @@ frequent) is read from rows known before the last training date: a later deliver
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import ibis
@@ -21,15 +21,16 @@ import pyarrow as pa
 
 from features import affordability, bureau, cashflow, companies, exposure, generic, observed, repayment, utilisation
 from features.definition import KEYS, Across, Feature, Lender, Skipped, Subject, definition_hashes, digest
+from features.engine import DuckDB, Engine
 from features.errors import DataRefused, Problem
 from features.panel import Panel
 from features.partials import MOST_VALUES, Plan, Values
 from features.position import FACTS, position
-from features.tables import CONTRACTS, contract_of
-from features.visible import versioned, visible_at
+from features.prepared import coded, codes_of, numbered, prepared
+from features.tables import CONTRACTS
+from features.visible import visible_at
 
 SUBJECTS = (observed, cashflow, repayment, utilisation, exposure, bureau, companies, generic)
-EVENTS = {"financials": "period_end"}  # where the event is not the date that knowledge is counted from
 FREQUENT = (("transactions", "category"), ("credits", "provider"))  # categories whose values make features
 FACT = "fact__"
 AT_ONCE = 10  # aggregates a query
@@ -49,69 +50,6 @@ class Settings:
     panel: bool = True  # from partial aggregates where the dates fall on few days of the month; false: by direct join
 
 
-def numbered(table: ibis.Table, date: str, prefix: str) -> ibis.Table:
-    """Add the integer parts of a date: months and days since a fixed day, day of month, days in its month."""
-    day = table[date]
-    month_end = day.truncate("M") + ibis.interval(months=1) - ibis.interval(days=1)
-    return table.mutate(
-        **{
-            f"{prefix}_month": (day.year() * 12 + day.month()).cast("int32"),
-            f"{prefix}_day": day.day().cast("int32"),
-            f"{prefix}_month_days": month_end.day().cast("int32"),
-            f"{prefix}_number": day.delta(ibis.date(1970, 1, 1), unit="day").cast("int32"),
-        }
-    )
-
-
-def codes_of(column: str, tables: Iterable[ibis.Table]) -> ibis.Table | None:
-    """Return (text, code): every value of an identifier with its rank, so that codes sort as the texts do."""
-    held = [table.select(text=table[column]).distinct() for table in tables if column in table.columns]
-    if not held:
-        return None
-    texts = reduce(lambda left, right: left.union(right), held).distinct()
-    texts = texts.filter(texts.text.notnull())
-    return texts.mutate(code=ibis.row_number().over(ibis.window(order_by="text")).cast("int32"))
-
-
-def coded(table: ibis.Table, column: str, codes: ibis.Table | None) -> ibis.Table:
-    """Put the code of an identifier in place of its text; null where the text is none of those coded."""
-    if codes is None or column not in table.columns:
-        return table
-    joined = table.left_join(codes, table[column] == codes.text)
-    return joined.mutate(**{column: joined.code}).drop("text", "code")
-
-
-def prepared(name: str, table: ibis.Table, credits_table: ibis.Table | None) -> ibis.Table:
-    """Return a table ready to be seen from any date: customer_id, event_on, superseded_on, row_order, date parts.
-
-    Rows that hang on a credit reach the customer through its first version, and not before that was known. Canonical
-    columns that the source lacks are null.
-    """
-    contract = contract_of(name, set(table.columns))
-    kinds = {
-        "DATE": "date",
-        "VARCHAR": "string",
-        "DECIMAL(18,2)": "decimal(18, 2)",
-        "DOUBLE": "float64",
-        "INTEGER": "int32",
-    }
-    absent = {c: ibis.null(kinds[spec.type]) for c, spec in contract.columns.items() if c not in table.columns}
-    table = versioned(table.mutate(**absent), contract.key)
-    if "customer_id" not in table.columns and "credit_id" in table.columns and credits_table is not None:
-        owner = credits_table.group_by("credit_id").aggregate(
-            customer_id=credits_table.customer_id.argmin(credits_table.known_on),
-            owner_known_on=credits_table.known_on.min(),
-        )
-        table = table.inner_join(owner, "credit_id")
-        table = table.mutate(known_on=ibis.greatest(table.known_on, table.owner_known_on)).drop("owner_known_on")
-    event = EVENTS.get(name, contract.event)
-    table = table.mutate(event_on=table[event] if event in table.columns else ibis.null("date"))
-    holder = "customer_id" if "customer_id" in table.columns else "industry"
-    others = [column for column in table.columns if column not in (holder, "event_on", "known_on")]
-    order = ibis.window(group_by=holder, order_by=["event_on", "known_on", *others])
-    return numbered(table.mutate(row_order=ibis.row_number().over(order)), "event_on", "event")
-
-
 class Matrix:
     """Features of one source on an ibis DuckDB connection: declared when made, computed by `groups`."""
 
@@ -124,30 +62,34 @@ class Matrix:
         scoring: ibis.Table,
         settings: Settings,
     ) -> None:
+        self.engine: Engine = DuckDB(connection) if isinstance(connection, ibis.BaseBackend) else connection
         self.connection, self.settings = connection, settings
         self._compiled: dict[bool, tuple[list[tuple[str, str]], list[str], list[Panel]]] = {}
-        edge = training.as_of.max().execute()
-        edge = scoring.as_of.max().execute() if _missing(edge) else edge
-        if _missing(edge):
+        newest = [self.engine.rows(part.aggregate(as_of=part.as_of.max()))[0]["as_of"] for part in (training, scoring)]
+        edge = newest[0] or newest[1]
+        if edge is None:
             raise DataRefused(
                 Problem(
                     "data/observe", "at least one observation to train or to score", "none", "Check the population."
                 )
             )
-        self.edge: dt.date = edge.date() if isinstance(edge, dt.datetime) else edge
+        self.edge: dt.date = edge
         _refuse_undated(tables, description)
         held = {name: table for name, table in tables.items() if "known_on" in table.columns}
-        self.customers, credit_codes = (
-            None if codes is None else self._keep(f"{column}_codes", codes)
-            for column in ("customer_id", "credit_id")
-            for codes in (codes_of(column, (*held.values(), training, scoring)),)
-        )
-        held = {
-            name: coded(coded(table, "customer_id", self.customers), "credit_id", credit_codes)
-            for name, table in held.items()
-        }
+        self.customers: ibis.Table | None = None
+        if self.engine.identifier != "string":
+            self.customers, credit_codes = (
+                None if codes is None else self.engine.keep(f"{column}_codes", codes)
+                for column in ("customer_id", "credit_id")
+                for codes in (codes_of(column, (*held.values(), training, scoring)),)
+            )
+            held = {
+                name: coded(coded(table, "customer_id", self.customers), "credit_id", credit_codes)
+                for name, table in held.items()
+            }
         rows = {
-            name: self._keep(f"rows_{name}", prepared(name, table, held.get("credits"))) for name, table in held.items()
+            name: self.engine.keep(f"rows_{name}", prepared(name, table, held.get("credits")))
+            for name, table in held.items()
         }
         self.lender = self._lender(rows, description)
         self.subjects, self.skipped = self._declare()
@@ -161,14 +103,6 @@ class Matrix:
         numbers = [feature.name for feature in declared if feature.kind == "numeric"]
         self.across: tuple[Across, ...] = tuple(affordability.across(numbers, settings.windows))
 
-    def _keep(self, name: str, expression: ibis.Table) -> ibis.Table:
-        """Work a table out once."""
-        self.connection.raw_sql(f'CREATE OR REPLACE TEMP TABLE "{name}" AS {self._sql(expression)}')
-        return self.connection.table(name)
-
-    def _sql(self, expression: ibis.Table) -> str:
-        return str(ibis.to_sql(expression, dialect="duckdb"))
-
     def _lender(self, rows: dict[str, ibis.Table], description: Mapping[str, Any]) -> Lender:
         """Find the columns that have a value and the frequent categories, as known on the last training date."""
         protected = {name.lower() for name in self.settings.protected}
@@ -177,7 +111,7 @@ class Matrix:
             seen = visible_at(table, ibis.literal(self.edge))
             if name == "observations":
                 seen = table.filter(table.as_of <= self.edge)
-            counts = seen.aggregate(**{column: seen[column].count() for column in table.columns}).execute().iloc[0]
+            counts = self.engine.rows(seen.aggregate(**{column: seen[column].count() for column in table.columns}))[0]
             filled[name] = frozenset(column for column in table.columns if counts[column])
             kept = filled[name] - {column for column in table.columns if column.lower() in protected}
             entry = description.get(name) or {}
@@ -187,21 +121,22 @@ class Matrix:
         for name, column in FREQUENT:
             if column in filled.get(name, ()):
                 seen = visible_at(rows[name], ibis.literal(self.edge))
-                counted = seen.filter(seen[column].notnull()).group_by(column).aggregate(rows=ibis._.count()).execute()
-                counted = counted.sort_values(["rows", column], ascending=[False, True])
-                vocabulary[f"{name}.{column}"] = tuple(counted[column])
+                seen = seen.filter(seen[column].notnull())
+                counted = self.engine.rows(seen.group_by(value=seen[column]).aggregate(rows=ibis._.count()))
+                counted.sort(key=lambda entry: (-entry["rows"], entry["value"]))
+                vocabulary[f"{name}.{column}"] = tuple(entry["value"] for entry in counted)
         kept_rows = {name: table for name, table in rows.items() if filled[name]}
-        view = ibis.table({"customer_id": "int32", "as_of": "date", **dict.fromkeys(PARTS, "int32")}, name="observed")
+        observed_as = {"customer_id": self.engine.identifier, "as_of": "date", **dict.fromkeys(PARTS, "int32")}
         return Lender(
             kept_rows,
-            view,
+            ibis.table(observed_as, name="observed"),
             numeric,
             categorical,
             tuple(sorted(self.settings.windows)),
             self.settings.lags,
             vocabulary,
             filled,
-            self._keep,
+            self.engine.keep,
         )
 
     def _declare(self) -> tuple[list[Subject], list[Skipped]]:
@@ -267,19 +202,19 @@ class Matrix:
                 plan = Plan(subject, formulas, self._values(subject.history.table))
                 panels.append(Panel(plan, self.connection.con, self._view(subject)))
                 results.append(f"subject_{subject.name}")
-                made.append((results[-1], self._sql(plan.composed.select(*KEYS, **plan.formulas))))
+                made.append((results[-1], self.engine.sql(plan.composed.select(*KEYS, **plan.formulas))))
                 formulas = {name: formulas[name] for name in plan.whole}
             if not formulas:
                 continue
             rows = subject.rows
             if len(formulas) > AT_ONCE:
-                made.append((f"seen_{subject.name}", self._sql(rows)))
+                made.append((f"seen_{subject.name}", self.engine.sql(rows)))
                 rows = ibis.table(rows.schema(), name=f"seen_{subject.name}")
             names = sorted(formulas)
             for start in range(0, len(names), AT_ONCE):
                 columns = {name: formulas[name](rows) for name in names[start : start + AT_ONCE]}
                 results.append(f"subject_{subject.name}_{start // AT_ONCE}")
-                made.append((results[-1], self._sql(rows.group_by(KEYS).aggregate(**columns))))
+                made.append((results[-1], self.engine.sql(rows.group_by(KEYS).aggregate(**columns))))
         self._compiled[panel] = made, results, panels
         return self._compiled[panel]
 
@@ -287,7 +222,7 @@ class Matrix:
         """Name a subject's history."""
         assert subject.history is not None
         name = f'"history_{subject.name}"'
-        self.connection.raw_sql(f"CREATE OR REPLACE TEMP VIEW {name} AS {self._sql(subject.history.table)}")
+        self.connection.raw_sql(f"CREATE OR REPLACE TEMP VIEW {name} AS {self.engine.sql(subject.history.table)}")
         return name
 
     def _values(self, table: ibis.Table) -> Values:
@@ -307,14 +242,14 @@ class Matrix:
         """
         carried = list(observations.columns)
         source = numbered(observations.mutate(asked_for=observations.customer_id), "as_of", "as_of")
-        source = self._keep("all_observed", coded(source.drop("as_of_month_days"), "asked_for", self.customers))
+        source = self.engine.keep("all_observed", coded(source.drop("as_of_month_days"), "asked_for", self.customers))
         days = source.as_of.day().nunique().execute()
         made, results, panels = self._queries(panel=self.settings.panel and days <= MOST_DAYS)
         for first, past_last in self._date_groups(source):
             here, order = source.filter(source.as_of.between(first, past_last)), ["as_of", "customer_id"]
-            self._keep("observed_rows", here.mutate(place=ibis.row_number().over(ibis.window(order_by=order))))
+            self.engine.keep("observed_rows", here.mutate(place=ibis.row_number().over(ibis.window(order_by=order))))
             here = self.connection.table("observed_rows")
-            self._keep("observed", here.select("as_of", *PARTS, "place", customer_id=here.asked_for))
+            self.engine.keep("observed", here.select("as_of", *PARTS, "place", customer_id=here.asked_for))
             for panel in panels:
                 panel.compose("observed")
             for name, query in made:
@@ -371,11 +306,6 @@ class Matrix:
         taken = [name for name in given if name in FACTS]
         renamed = table.select(*carried, **{name: table[FACT + name] for name in taken})
         return renamed.select(*carried, **position(renamed, taken))
-
-
-def _missing(value: Any) -> bool:
-    """Return whether an executed date is null (None or NaT)."""
-    return value is None or value != value  # noqa: PLR0124
 
 
 def _refuse_undated(tables: Mapping[str, ibis.Table], description: Mapping[str, Any]) -> None:

@@ -1,0 +1,49 @@
+"""What the build asks of a query engine: to say an expression as SQL, to work a table out once, to hand over few rows.
+
+Definitions are Ibis expressions and know no engine. DuckDB is here; Spark is in `spark`, imported where it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import ibis
+
+
+class Engine(Protocol):
+    """An engine on which a matrix is built."""
+
+    @property
+    def identifier(self) -> str:
+        """Return the type of identifiers in prepared tables: whole numbers (codes of the texts) or the texts."""
+
+    def sql(self, expression: ibis.Table) -> str:
+        """Return the query in the engine's SQL."""
+
+    def keep(self, name: str, expression: ibis.Table) -> ibis.Table:
+        """Work a table out once and return it under its name."""
+
+    def rows(self, expression: ibis.Table) -> list[dict[str, Any]]:
+        """Return all rows: for counts, dates and vocabularies, never for what grows with the data."""
+
+
+class DuckDB:
+    """An ibis DuckDB connection: kept tables are temporary tables, identifiers become codes."""
+
+    identifier = "int32"
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def sql(self, expression: ibis.Table) -> str:
+        """Return the query in DuckDB's SQL."""
+        return str(ibis.to_sql(expression, dialect="duckdb"))
+
+    def keep(self, name: str, expression: ibis.Table) -> ibis.Table:
+        """Work a table out once, as a temporary table."""
+        self.connection.raw_sql(f'CREATE OR REPLACE TEMP TABLE "{name}" AS {self.sql(expression)}')
+        return self.connection.table(name)
+
+    def rows(self, expression: ibis.Table) -> list[dict[str, Any]]:
+        """Return all rows of a small result."""
+        return list(self.connection.to_pyarrow(expression).to_pylist())
