@@ -9,6 +9,7 @@ better by more than one standard error of their difference over the folds: luck 
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class TuneSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trials: int | None = Field(None, ge=1, le=2000)  # null: by the size of the data, see `trial_count`
+    seconds: float | None = Field(None, gt=0)  # a budget of wall-clock time: the search is then not reproducible
     patience: int | None = Field(None, ge=1)  # trials without improvement that end the search; null: half of `trials`
     repeats: int | None = Field(None, ge=1, le=20)  # divisions into folds; null: more on few defaults
     learning_rate: float = Field(0.1, gt=0, le=1)  # of the search, and of the final model unless train overrides it
@@ -53,6 +55,7 @@ class Tuned:
     seed: int
     monotone: bool
     smoothing: float
+    reproducible: bool = True  # false: a clock ended the search
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -119,9 +122,12 @@ def search(
     rows, bads = len(folds.panel), folds.panel.bads
     planned = settings.trials or trial_count(rows, len(folds.inputs))
     points = good_points(rows, bads)
+    started = time.monotonic()
     while True:
         done = finished(study)
         if len(done) >= planned or _idle(done, settings.patience or max(8, planned // 2), len(points)):
+            break
+        if settings.seconds is not None and done and time.monotonic() - started >= settings.seconds:
             break
         if len(done) < len(points):
             trial: Any = optuna.trial.FixedTrial(dict(points[len(done)]))
@@ -142,6 +148,7 @@ def search(
         seed=settings.seed,
         monotone=settings.monotone,
         smoothing=settings.smoothing,
+        reproducible=settings.seconds is None,
     )
 
 

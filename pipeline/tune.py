@@ -126,6 +126,7 @@ def main() -> None:
     summary = {
         "trained": True,
         "settings": settings.model_dump(mode="json"),
+        "reproducible": tuned.reproducible,
         "trials": len(trials),
         "pruned": int((trials["state"] == "pruned").sum()),
         "folds": len(indices),
@@ -135,6 +136,8 @@ def main() -> None:
         "auc": tuned.auc,
     }
     write_json(OUT / "summary.json", summary)
+    if not tuned.reproducible:
+        say("tune", "not reproducible: a time budget (tune.seconds) ended or may end the search")
     say("tune", "searched", trials=len(trials), pruned=summary["pruned"], rounds=tuned.rounds)
     auc, default = f"{tuned.auc:.4f}", f"{summary['default_auc']:.4f}"
     say("tune", "best", log_loss=f"{tuned.log_loss:.5f}", auc=auc, default_auc=default)

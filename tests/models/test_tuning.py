@@ -148,3 +148,16 @@ def test_a_fold_without_defaults_is_left_out(folds):
     good = np.flatnonzero(rows.outcome == 0)
     lonely = FoldData(rows, folds.inputs, [(good[:200], good[200:]), folds.indices[0]], TuneSettings())
     assert lonely.usable() == [1]
+
+
+def test_a_budget_of_time_ends_the_search_after_the_trial_it_is_in_and_says_that_it_cannot_be_reproduced(
+    folds, monkeypatch
+):
+    """The clock moves ten seconds a look; a budget of 25 s lets three trials pass."""
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(tuning.time, "monotonic", lambda: float(next(clock)))
+    study = memory_study()
+    winner = search(folds, study, SETTINGS.model_copy(update={"seconds": 25.0}))
+    assert winner.trials == len(trial_records(study)) == 3
+    assert not winner.reproducible
+    assert search(folds, memory_study(), SETTINGS).reproducible
