@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui benchmark-features benchmark-ingest
+.PHONY: run install install-dev test test-all check lock ui benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-peers
 
 run: install
 	$(V)/python -m pipeline run
@@ -52,6 +52,7 @@ LOCK := --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-fi
 lock: | .venv/bin/uv
 	cd requirements && ../$(V)/uv pip compile test.in --output-file test.lock $(LOCK) $(UPGRADE)
 	cd requirements && ../$(V)/uv pip compile run.in --constraint test.lock --output-file run.lock $(LOCK) $(UPGRADE)
+	cd requirements && ../$(V)/uv pip compile peers.in --output-file peers.lock $(LOCK) $(UPGRADE)
 
 # The tracking store on http://127.0.0.1:5000, or the server of MLFLOW_TRACKING_URI in a browser of yours.
 ui: install
@@ -60,3 +61,18 @@ ui: install
 # Twelve dates of features against the same by hand, by direct join and in pandas; SCALE=--scale also at ten times the size.
 benchmark-features: install-dev
 	$(V)/python benchmarks/features.py $(SCALE)
+
+# FLAML and AutoGluon, which need older libraries than ours: an environment of their own, for the benchmarks alone.
+benchmark-peers: .venv-peers/.installed
+.venv-peers/.installed: requirements/peers.lock | .venv/bin/uv
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	$(V)/uv pip install --python .venv-peers/bin/python --quiet --require-hashes --requirement requirements/peers.lock
+	touch $@
+
+# The default recipe against FLAML, AutoGluon, untuned LightGBM and a scorecard; some four hours. ACCURACY="--sets berka" for less.
+benchmark-accuracy: install benchmark-peers
+	$(V)/python -m benchmarks.accuracy $(ACCURACY)
+
+# The search against FLAML's on 100,000 rows and 300 columns; some forty minutes.
+benchmark-tuning: install benchmark-peers
+	$(V)/python -m benchmarks.tuning $(TUNING)

@@ -137,7 +137,7 @@ def search(
         study.add_trial(_evaluated(folds, settings, drawn, trial.distributions, _best(done)))
         if watch is not None:
             watch(len(done) + 1, planned, float(_best(finished(study)).value))
-    best = _winner(finished(study), len(points))
+    best = winner(finished(study), len(points))
     return Tuned(
         parameters=lightgbm_space(optuna.trial.FixedTrial(best.params), rows=rows, bads=bads),
         learning_rate=settings.learning_rate,
@@ -204,7 +204,7 @@ def _best(done: list[Any]) -> Any:
     return min(complete, key=lambda trial: trial.value) if complete else None
 
 
-def _winner(done: list[Any], points: int) -> Any:
+def winner(done: list[Any], points: int) -> Any:
     """Return the best trial if it beats the best of the first `points` by more than one standard error, else that."""
     best, known = _best(done), _best(done[:points])
     folds = len(known.intermediate_values)
