@@ -15,6 +15,7 @@ import ibis
 import pytest
 
 from features import build, definition, observed, panel, visible
+from features import prepared as preparing
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 UNCHANGED = {"visible": visible.visible, "versioned": visible.versioned, "prepared": build.prepared}
@@ -91,7 +92,7 @@ def _newest_only(table: ibis.Table, key: tuple[str, ...]) -> ibis.Table:
 
 
 def _plant_newest(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(build, "versioned", _newest_only)
+    patch.setattr(preparing, "versioned", _newest_only)
 
 
 def _plant_vocabulary(patch: pytest.MonkeyPatch) -> None:
