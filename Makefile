@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-peers
+.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-peers
 
 run: install
 	$(V)/python -m pipeline run
@@ -36,6 +36,10 @@ test: install-dev
 test-all: install-dev
 	$(V)/python -m pytest -n 2 --dist loadfile
 
+# Extras of the install: training on a Dask cluster (train.cluster), features on Spark (featurise.engine).
+install-cluster install-spark: install-%: requirements/%.lock install
+	test -e .venv/.installed-test || $(V)/uv pip install --python $(V)/python --quiet --require-hashes --no-build-isolation --requirement $<
+
 # One door: format, lint, types, the one way of imports.
 check: install-dev
 	$(V)/ruff format --check .
@@ -52,6 +56,8 @@ LOCK := --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-fi
 lock: | .venv/bin/uv
 	cd requirements && ../$(V)/uv pip compile test.in --output-file test.lock $(LOCK) $(UPGRADE)
 	cd requirements && ../$(V)/uv pip compile run.in --constraint test.lock --output-file run.lock $(LOCK) $(UPGRADE)
+	cd requirements && ../$(V)/uv pip compile cluster.in --constraint test.lock --output-file cluster.lock $(LOCK) $(UPGRADE)
+	cd requirements && ../$(V)/uv pip compile spark.in --constraint test.lock --output-file spark.lock $(LOCK) $(UPGRADE)
 	cd requirements && ../$(V)/uv pip compile peers.in --output-file peers.lock $(LOCK) $(UPGRADE)
 
 # The tracking store on http://127.0.0.1:5000, or the server of MLFLOW_TRACKING_URI in a browser of yours.

@@ -6,16 +6,17 @@ exists, with the same settings, so that its figures are those of everything that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from models import encoders, estimator, tuning
+from models import cluster, encoders, estimator, tuning
 from models.calibration import CalibrateSettings, Calibrator, Choice, calibrate, disagreement, level_variance
 from models.encoders import Encoders
 from models.inputs import Input, Panel
@@ -23,6 +24,9 @@ from models.opinions import halves
 from models.selection import SelectSettings, select
 from models.splits import Indices, fold_count, grouped_folds, repeated_indices
 from models.tuning import FoldData, Tuned, TuneSettings, memory_study, repeat_count
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class TrainSettings(BaseModel):
@@ -34,6 +38,7 @@ class TrainSettings(BaseModel):
     learning_rate: float | None = Field(None, gt=0, le=1)  # null: the tuned value; else trees grow in proportion
     num_boost_round: int | None = Field(None, ge=1, le=20_000)  # trees a seed; null: the tuned number
     seeds: int | None = Field(None, ge=1, le=50)  # models averaged in one file; null: by the size of the data
+    cluster: str | None = Field(None, pattern=r"^(tcp|tls|ws|wss)://.+")  # address of a Dask scheduler to train on
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ class Fitted:
         return estimator.margins(booster, self.trained.encoders.matrix(features, self.trained.inputs))
 
 
+def in_turn(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return `work` of each item, one after the other."""
+    return [work(item) for item in items]
+
+
 def seed_count(rows: int, bads: int) -> int:
     """Return how many seeds are averaged: small data need many, large data gain little and pay in time."""
     return 5 if rows < 10_000 or bads < 200 else 3 if rows < 60_000 else 1
@@ -96,14 +106,31 @@ class _Plan:
     rounds: int
     seeds: int
     few: int  # seeds of the models that are asked about folds
+    client: Any = None  # of a cluster to fit on; None: here
 
     @classmethod
-    def of(cls, panel: Panel, inputs: tuple[Input, ...], tuned: Tuned, settings: TrainSettings) -> Self:
+    def of(
+        cls, panel: Panel, inputs: tuple[Input, ...], tuned: Tuned, settings: TrainSettings, client: Any = None
+    ) -> Self:
         rate = settings.learning_rate or tuned.learning_rate
         rounds = settings.num_boost_round or max(1, round(tuned.rounds * tuned.learning_rate / rate))
         seeds = settings.seeds or seed_count(len(panel), panel.bads)
         given = {**tuned.parameters, "learning_rate": rate}
-        return cls(panel, inputs, tuned, given, rounds, seeds, seeds if len(panel) < 10_000 else 1)
+        return cls(panel, inputs, tuned, given, rounds, seeds, seeds if len(panel) < 10_000 else 1, client)
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Return `work` of each item: some side by side here, in turn on a cluster, which works side by side itself."""
+        return estimator.side_by_side(work, items) if self.client is None else in_turn(work, items)
+
+    def fits(
+        self, matrix: np.ndarray, outcome: np.ndarray, inputs: tuple[Input, ...], count: int, each: Callable[..., Any]
+    ) -> list[str]:
+        """Return the texts of `count` seeds fitted on these rows; `each` says how they share the machine."""
+        columns, seeds = [item.column for item in inputs], self.parameters(inputs, count)
+        if self.client is not None:
+            return in_turn(lambda one: cluster.fit(self.client, matrix, outcome, columns, one, self.rounds), seeds)
+        shared = estimator.dataset(matrix, outcome, columns, seeds[0])
+        return list(each(lambda one: estimator.fit(shared, one, self.rounds), seeds))
 
     def parameters(self, inputs: tuple[Input, ...], count: int) -> list[dict[str, object]]:
         """Return LightGBM's parameters of `count` seeds."""
@@ -118,9 +145,7 @@ class _Plan:
         columns = [each.column for each in some]
         part = self.panel.take(fold[0])
         coder, matrix = encoders.fit_matrix(part, some, self.tuned.smoothing, self.tuned.seed)
-        each_seed = self.parameters(some, self.few)
-        shared = estimator.dataset(matrix, part.outcome, columns, each_seed[0])
-        text = estimator.average([estimator.fit(shared, each, self.rounds) for each in each_seed])
+        text = estimator.average(self.fits(matrix, part.outcome, some, self.few, in_turn))
         features = self.panel.features.iloc[fold[1]]
         return estimator.margins(estimator.load(text, columns), coder.matrix(features, some))
 
@@ -130,7 +155,13 @@ def train(panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tune
 
     `indices`: (train rows, asked rows) of each fold; a row asked about several times gets its mean margin.
     """
-    plan = _Plan.of(panel, inputs, tuned, settings)
+    with cluster.connected(settings.cluster) if settings.cluster else nullcontext() as client:
+        return _trained(_Plan.of(panel, inputs, tuned, settings, client), indices)
+
+
+def _trained(plan: _Plan, indices: Indices) -> Trained:
+    """Fit the boosters of a plan: those asked about folds, those of second opinions, and the final one."""
+    panel, inputs, tuned = plan.panel, plan.inputs, plan.tuned
     everything = np.arange(len(inputs))
     coder, matrix = encoders.fit_matrix(panel, inputs, tuned.smoothing, tuned.seed)
     half_a, half_b = halves(matrix, inputs)
@@ -139,15 +170,12 @@ def train(panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tune
     jobs = [(fold, everything) for fold in indices]
     jobs += [((thirds[(n + 1) % 3], thirds[n]), half_a) for n in range(3)]
     jobs += [((thirds[(n + 2) % 3], thirds[n]), half_b) for n in range(3)]
-    done = estimator.side_by_side(lambda job: plan.asked(*job), jobs)
+    done = plan.each(lambda job: plan.asked(*job), jobs)
     margin, opinions = _mean_margin(len(panel), indices, done[: len(indices)]), done[len(indices) :]
     opinion = np.full((2, len(panel)), np.nan)
     for place, answer in enumerate(opinions):
         opinion[place // 3, thirds[place % 3]] = answer
-    columns = [each.column for each in inputs]
-    each_seed = plan.parameters(inputs, plan.seeds)
-    shared = estimator.dataset(matrix, panel.outcome, columns, each_seed[0])
-    text = estimator.average(estimator.side_by_side(lambda each: estimator.fit(shared, each, plan.rounds), each_seed))
+    text = estimator.average(plan.fits(matrix, panel.outcome, inputs, plan.seeds, plan.each))
     rate = float(str(plan.given["learning_rate"]))
     return Trained(inputs, text, coder, margin, opinion[0], opinion[1], rate, plan.rounds, plan.seeds)
 

@@ -89,6 +89,7 @@ def main() -> None:
     summary = {
         "trained": True,
         "settings": settings.model_dump(mode="json"),
+        "reproducible": tuned.reproducible and settings.cluster is None,
         "rows": len(panel),
         "bads": panel.bads,
         "features": len(trained.inputs),
@@ -102,6 +103,8 @@ def main() -> None:
         free = without_directions(panel, inputs, indices, tuned, settings)
         summary["auc_cost_of_directions"] = direction_cost(panel, trained, free)
     write_json(OUT / "summary.json", summary)
+    if settings.cluster is not None:
+        say("train", "not reproducible: fitted on a cluster (train.cluster)")
     say(
         "train", "trained", rows=len(panel), defaults=panel.bads, features=len(trained.inputs),
         trees=trained.rounds * trained.seeds, seeds=trained.seeds, monotone=summary["monotone"],
