@@ -3,6 +3,8 @@
     .venv/bin/python benchmarks/features.py --transactions 10000000 --customers 100000
     .venv/bin/python benchmarks/features.py --scale          # also ten times as much, in a process of its own
 
+Each contender reads the same DuckDB table and leaves its columns in memory (Arrow, pandas its own frames). The rows of
+`--scale` are written to Parquet, range of customers by range, in a process of their own whose peak memory is printed.
 33 columns: windows of 1, 3, 6, 12 months x count, money in and out (count of ins, sums), std, min, max, different
 categories; days since the last. 2% of rows are known up to 40 days late. Outputs are compared before any time is
 printed. The last line is JSON; a figure that was not asked for is null.
@@ -11,13 +13,14 @@ printed. The last line is JSON; a figure that was not asked for is null.
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,9 @@ import duckdb
 import ibis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from features.aggregates import Measure, count, expand, total
@@ -35,6 +41,7 @@ from features.partials import Plan
 WINDOWS = (1, 3, 6, 12)
 CATEGORIES = ("cash", "food", "fuel", "gifts", "health", "rent", "salary", "school", "travel", "utilities")
 FIRST, MONTHS = "2022-01-01", 37
+PEER = 200_000, 2_000  # transactions and customers that DFS survives
 AS_OFS = tuple(str(month) for month in pd.date_range("2023-02-01", periods=12, freq="MS").date)
 RELATIVE = 1e-9  # of standard deviations, which the others sum as doubles; everything else is equal
 
@@ -72,25 +79,25 @@ def columns(inside: Callable[[int], str], days: str) -> str:
     return ", ".join([*listed, f"{days} - max(event_on) AS recency"])
 
 
-def single(connection: duckdb.DuckDBPyConnection, as_of: str, table: str = "single") -> None:
+def single(connection: duckdb.DuckDBPyConnection, as_of: str) -> pa.Table:
     """The reference: one filtered aggregate for one date, as one writes it by hand."""
     at = f"DATE '{as_of}'"
     made = columns(lambda k: f"event_on >= {at} - INTERVAL {k} MONTH", at)
-    connection.execute(f"""CREATE OR REPLACE TEMP TABLE {table} AS
-        SELECT customer_id, {at} AS as_of, {made} FROM transactions
-        WHERE event_on < {at} AND known_on < {at} AND event_on >= {at} - INTERVAL 12 MONTH GROUP BY customer_id""")
+    return connection.execute(f"""SELECT customer_id, {at} AS as_of, {made} FROM transactions
+        WHERE event_on < {at} AND known_on < {at} AND event_on >= {at} - INTERVAL 12 MONTH
+        GROUP BY customer_id""").to_arrow_table()
 
 
-def direct(connection: duckdb.DuckDBPyConnection) -> None:
+def direct(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """Every date against every row of its last twelve months."""
     made = columns(lambda k: f"event_on >= start_{k}", "o.as_of")
     starts = ", ".join(f"(as_of - INTERVAL {k} MONTH)::DATE AS start_{k}" for k in WINDOWS)
     dates = ", ".join(f"(DATE '{day}')" for day in AS_OFS)
-    connection.execute(f"""CREATE OR REPLACE TEMP TABLE direct AS SELECT o.customer_id, o.as_of, {made}
+    return connection.execute(f"""SELECT o.customer_id, o.as_of, {made}
         FROM (SELECT *, {starts} FROM (SELECT DISTINCT customer_id FROM transactions), (VALUES {dates}) d(as_of)) o
         JOIN transactions t ON t.customer_id = o.customer_id
             AND event_on < as_of AND known_on < as_of AND event_on >= start_12
-        GROUP BY o.customer_id, o.as_of""")
+        GROUP BY o.customer_id, o.as_of""").to_arrow_table()
 
 
 def features() -> list[Feature]:
@@ -153,20 +160,22 @@ def observe(connection: duckdb.DuckDBPyConnection, as_ofs: tuple[str, ...]) -> N
     """Make `observed`: every customer on every date."""
     dates = ", ".join(f"(DATE '{day}')" for day in as_ofs)
     connection.execute(f"""CREATE OR REPLACE TEMP TABLE observed AS
-        SELECT customer_id, as_of FROM (SELECT DISTINCT customer_id FROM transactions), (VALUES {dates}) d(as_of)""")
+        SELECT customer_id, as_of, row_number() OVER () - 1 AS place
+        FROM (SELECT DISTINCT customer_id FROM transactions), (VALUES {dates}) d(as_of)""")
 
 
-def panel(connection: duckdb.DuckDBPyConnection) -> Panel:
-    """All dates from partial aggregates: cells, composition, formulas."""
-    made = Panel(declared(), connection, HISTORY)
+def computed(connection: duckdb.DuckDBPyConnection, made: Panel) -> Iterator[pa.Table]:
+    """Yield the 33 columns of what is observed, a date at a time."""
     name = made.plan.composed.get_name()
     query = str(ibis.to_sql(made.plan.composed.select("customer_id", "as_of", **made.plan.formulas), dialect="duckdb"))
-    into = "CREATE OR REPLACE TEMP TABLE panel AS"
     for batch in made.batches("observed"):
         connection.register(name, batch)
-        connection.execute(f"{into} {query}")
-        into = "INSERT INTO panel"
-    return made
+        yield connection.execute(query).to_arrow_table()
+
+
+def panel(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """All dates from partial aggregates: cells, composition, formulas."""
+    return pa.concat_tables(computed(connection, Panel(declared(), connection, HISTORY)))
 
 
 def in_pandas(frame: pd.DataFrame, as_of: str) -> pd.DataFrame:
@@ -193,67 +202,93 @@ def in_pandas(frame: pd.DataFrame, as_of: str) -> pd.DataFrame:
     return result
 
 
-def compare(left: pd.DataFrame, right: pd.DataFrame, what: str) -> None:
+def compare(left: pd.DataFrame, right: pd.DataFrame, what: str, *, exact: bool = False) -> None:
     """Stop unless both hold the same values (standard deviations to 1e-9 of the spread of amounts)."""
     assert len(left) == len(right), what
     assert set(left.columns) == set(right.columns), what
     for name in right.columns:
         a, b = left[name].to_numpy(np.float64, na_value=np.nan), right[name].to_numpy(np.float64, na_value=np.nan)
         same = np.array_equal(a, b, equal_nan=True)
-        if name.startswith("amount_std"):
+        if name.startswith("amount_std") and not exact:
             same = np.allclose(a, b, rtol=RELATIVE, atol=1e-6, equal_nan=True)
         assert same, f"{what}: {name} differs on {(~(np.isclose(a, b) | (np.isnan(a) & np.isnan(b)))).sum()} rows"
 
 
-def frame_of(connection: duckdb.DuckDBPyConnection, table: str, as_of: str) -> pd.DataFrame:
+def frame_of(made: pa.Table, as_of: str) -> pd.DataFrame:
     """Return the columns of one date, by customer."""
-    query = f"SELECT * EXCLUDE (as_of) FROM {table} WHERE as_of = DATE '{as_of}' ORDER BY customer_id"
-    return connection.execute(query).df().set_index("customer_id")
+    frame = made.filter(pc.equal(made["as_of"], pa.scalar(dt.date.fromisoformat(as_of)))).drop_columns(["as_of"])
+    return frame.to_pandas().set_index("customer_id").sort_index()
 
 
-def timed(run: Callable[[], Any], repeats: int) -> list[float]:
-    """Return the seconds of each run, shortest first."""
-    seconds = []
+def timed(run: Callable[[], Any], repeats: int) -> tuple[list[float], Any]:
+    """Return the seconds of each run, shortest first, and what the last one gave."""
+    seconds, made = [], None
     for _ in range(repeats):
+        made = None
         start = time.perf_counter()
-        run()
+        made = run()
         seconds.append(time.perf_counter() - start)
-    return sorted(seconds)
+    return sorted(seconds), made
 
 
 def further_month(connection: duckdb.DuckDBPyConnection, transactions: int, customers: int) -> float:
     """Return the cost of month 37 (its cells and its date) over that of building 36 months of cells and dates."""
     draw(connection, transactions, customers, MONTHS)
     dates = [str(day) for day in pd.date_range(FIRST, periods=MONTHS + 1, freq="MS").date]
-    made = Panel(
-        declared(),
-        connection,
-        HISTORY.replace("FROM transactions", f"FROM transactions WHERE known_on < DATE '{dates[36]}'"),
-    )
+
+    def known(condition: str) -> str:
+        return HISTORY.replace("FROM transactions", f"FROM transactions WHERE {condition}")
+
+    def build() -> Panel:
+        made = Panel(declared(), connection, known(f"known_on < DATE '{dates[36]}'"))
+        for _ in computed(connection, made):
+            pass
+        return made
+
+    def further() -> pa.Table:
+        made.extend(1, known(f"known_on >= DATE '{dates[36]}' AND known_on < DATE '{dates[37]}'"))
+        return pa.concat_tables(computed(connection, made))
+
     observe(connection, tuple(dates[1:37]))
-    whole = timed(lambda: made.compose("observed"), 1)[0]
+    whole, made = timed(build, 1)
     observe(connection, (dates[37],))
+    share, extended = timed(further, 1)
+    compare(frame_of(extended, dates[37]), frame_of(panel(connection), dates[37]), "month 37", exact=True)
+    return share[0] / whole[0]
 
-    def further() -> None:
-        made.extend(
-            1,
-            HISTORY.replace(
-                "FROM transactions",
-                f"FROM transactions WHERE known_on >= DATE '{dates[36]}' AND known_on < DATE '{dates[37]}'",
-            ),
-        )
-        made.compose("observed")
 
-    share = timed(further, 1)[0] / whole
-    extended = connection.execute(f"SELECT * FROM {made.plan.composed.get_name()} ORDER BY ALL").to_arrow_table()
-    afresh = Panel(declared(), connection, HISTORY)
-    afresh.compose("observed")
-    assert (
-        connection.execute(f"SELECT * FROM {afresh.plan.composed.get_name()} ORDER BY ALL")
-        .to_arrow_table()
-        .equals(extended)
-    ), "month 37"
-    return share
+def peer(connection: duckdb.DuckDBPyConnection, folder: str) -> tuple[float, float]:
+    """Return seconds of DFS with cutoff times and of the panel on the peer's size, after comparing 32 columns."""
+    draw(connection, *PEER)
+    connection.execute("DELETE FROM transactions WHERE known_on > event_on")  # DFS knows one date of a row
+    observe(connection, AS_OFS)
+    source, out = f"{folder}/transactions.parquet", f"{folder}/dfs.parquet"
+    cents = "SELECT customer_id, event_on, CAST(amount * 100 AS BIGINT) AS cents, category FROM transactions"
+    connection.execute(f"COPY ({cents} ORDER BY ALL) TO '{source}' (FORMAT parquet)")
+    program = str(Path(__file__).with_name("dfs.py"))
+    command = [sys.executable, program, source, ",".join(AS_OFS), ",".join(map(str, WINDOWS)), out]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    theirs = pd.read_parquet(out)
+    seconds, made = timed(lambda: panel(connection), 3)
+    for day in AS_OFS:
+        ours = frame_of(made, day).drop(columns="recency")
+        dfs = theirs[theirs.time == day].set_index("customer_id").drop(columns="time").loc[ours.index]
+        money = [name for name in dfs if name.startswith(("in_sum", "out_sum", "amount"))]
+        dfs[money] = dfs[money] / 100
+        zero = [name for name in dfs if name.startswith(("count", "in_", "out_", "category"))]
+        dfs[zero] = dfs[zero].fillna(0)
+        compare(ours, dfs[ours.columns], f"featuretools at {day}")
+    return float(done.stdout.splitlines()[-1]), seconds[0]
+
+
+def written(connection: duckdb.DuckDBPyConnection, path: str) -> None:
+    """Write the panel's columns to a Parquet file, a date of a range of customers at a time."""
+    writer = None
+    for part in computed(connection, Panel(declared(), connection, HISTORY)):
+        writer = writer or pq.ParquetWriter(path, part.schema, compression="zstd")
+        writer.write_table(part)
+    assert writer is not None
+    writer.close()
 
 
 def alone(transactions: int, customers: int, memory: str) -> dict[str, float]:
@@ -277,28 +312,31 @@ def main() -> None:
         draw(connection, asked.transactions, asked.customers)
         observe(connection, AS_OFS)
         if asked.alone:
-            seconds = timed(lambda: panel(connection), 1)[0]
+            seconds = timed(lambda: written(connection, f"{folder}/features.parquet"), 1)[0][0]
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(json.dumps({"seconds": seconds, "peak_gib": round(peak, 2)}))
             return
-        report(connection, asked)
+        report(connection, asked, folder)
 
 
-def report(connection: duckdb.DuckDBPyConnection, asked: argparse.Namespace) -> None:
+def report(connection: duckdb.DuckDBPyConnection, asked: argparse.Namespace, folder: str) -> None:
     """Run the contenders, check that they agree, print."""
-    of_panel = timed(lambda: panel(connection), 3)
-    of_single = timed(lambda: single(connection, AS_OFS[-1]), 3)
-    of_direct = timed(lambda: direct(connection), 1)
+    of_single, one = timed(lambda: single(connection, AS_OFS[-1]), 3)
+    of_panel, ours = timed(lambda: panel(connection), 3)
+    of_direct, joined = timed(lambda: direct(connection), 1)
     frame = connection.execute(
         "SELECT customer_id, event_on, known_on, CAST(amount * 100 AS BIGINT) AS cents, category FROM transactions"
     ).df()
     in_frames: dict[str, pd.DataFrame] = {}
-    of_pandas = timed(lambda: in_frames.update({day: in_pandas(frame, day) for day in AS_OFS}), 1)
+    of_pandas, _ = timed(lambda: in_frames.update({day: in_pandas(frame, day) for day in AS_OFS}), 1)
     for day in AS_OFS:
-        ours = frame_of(connection, "panel", day)
-        compare(ours, frame_of(connection, "direct", day), f"direct join at {day}")
-        compare(ours, in_frames[day].sort_index()[ours.columns], f"pandas at {day}")
-    compare(ours, frame_of(connection, "single", AS_OFS[-1]), "the single query")
+        here = frame_of(ours, day)
+        compare(here, frame_of(joined, day), f"direct join at {day}")
+        compare(here, in_frames[day].sort_index()[here.columns], f"pandas at {day}")
+    compare(here, frame_of(one, AS_OFS[-1]), "the single query")
+    del joined, ours, one
+    in_frames.clear()
+    of_dfs, beside = peer(connection, folder)
     share = further_month(connection, asked.transactions, asked.customers)
     connection.close()
     small = alone(asked.transactions, asked.customers, asked.memory)
@@ -314,6 +352,10 @@ def report(connection: duckdb.DuckDBPyConnection, asked: argparse.Namespace) -> 
         ("twelve dates, pandas date by date", of_pandas),
     ):
         print(f"  {name:40s} {seconds[0]:8.2f} s  (runs: {', '.join(f'{s:.2f}' for s in seconds)})")
+    print(
+        f"  twelve dates, featuretools DFS           {of_dfs:8.2f} s  on {PEER[0]:,} transactions of {PEER[1]:,}"
+        f" customers, 32 columns; partial aggregates there {beside:.2f} s"
+    )
     print(json.dumps({
         "panel_over_single": round(of_panel[0] / of_single[0], 2),
         "direct_join_over_panel": round(of_direct[0] / of_panel[0], 1),

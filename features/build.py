@@ -185,7 +185,7 @@ class Matrix:
         ]
 
     def _queries(self, *, panel: bool) -> tuple[list[tuple[str, str]], list[str], list[Panel]]:
-        """Compiled statements (table to make, query) in order, the made tables that hold features and facts, panels.
+        """Compiled statements (table to make, query), queries of (place, features and facts) upon them, panels.
 
         With `panel`, what decomposes of a subject that has a history is read from its panel. The rows of a subject are
         worked out once a group; its aggregates then run a few at a time (54 in one query took DuckDB three times as
@@ -201,8 +201,7 @@ class Matrix:
             if panel and subject.history is not None and formulas:
                 plan = Plan(subject, formulas, self._values(subject.history.table))
                 panels.append(Panel(plan, self.connection.con, self._view(subject)))
-                results.append(f"subject_{subject.name}")
-                made.append((results[-1], self.engine.sql(plan.composed.select(*KEYS, **plan.formulas))))
+                results.append(self.engine.sql(plan.composed.select("place", **plan.formulas)))
                 formulas = {name: formulas[name] for name in plan.whole}
             if not formulas:
                 continue
@@ -213,8 +212,11 @@ class Matrix:
             names = sorted(formulas)
             for start in range(0, len(names), AT_ONCE):
                 columns = {name: formulas[name](rows) for name in names[start : start + AT_ONCE]}
-                results.append(f"subject_{subject.name}_{start // AT_ONCE}")
-                made.append((results[-1], self.engine.sql(rows.group_by(KEYS).aggregate(**columns))))
+                found = self.engine.sql(rows.group_by(KEYS).aggregate(**columns))
+                results.append(
+                    f"SELECT place, r.* EXCLUDE (customer_id, as_of) FROM ({found}) r"
+                    " JOIN observed USING (customer_id, as_of)"
+                )
         self._compiled[panel] = made, results, panels
         return self._compiled[panel]
 
@@ -265,9 +267,7 @@ class Matrix:
         """Lay the columns of all results beside the observed rows as `beside`, in the order of the observed rows."""
         whole = self.connection.con.execute("SELECT * FROM observed_rows ORDER BY place").to_arrow_table()
         columns = {name: whole[name] for name in whole.column_names if name not in ("place", "asked_for")}
-        for name in results:
-            columns_of = f'SELECT place, r.* EXCLUDE (customer_id, as_of) FROM "{name}" r'
-            query = f"{columns_of} JOIN observed USING (customer_id, as_of)"
+        for query in results:
             part = self.connection.con.execute(query).to_arrow_table()
             at = np.full(len(whole), -1, np.int64)
             at[part["place"].to_numpy()] = np.arange(len(part))

@@ -37,7 +37,7 @@ class DuckDB:
 
     def sql(self, expression: ibis.Table) -> str:
         """Return the query in DuckDB's SQL."""
-        return str(ibis.to_sql(expression, dialect="duckdb"))
+        return str(self.connection.compile(expression))
 
     def keep(self, name: str, expression: ibis.Table) -> ibis.Table:
         """Work a table out once, as a temporary table."""
