@@ -247,7 +247,7 @@ class Matrix:
         source = self.engine.keep("all_observed", coded(source.drop("as_of_month_days"), "asked_for", self.customers))
         days = source.as_of.day().nunique().execute()
         made, results, panels = self._queries(panel=self.settings.panel and days <= MOST_DAYS)
-        for first, past_last in self._date_groups(source):
+        for first, past_last in self.date_groups(source):
             here, order = source.filter(source.as_of.between(first, past_last)), ["as_of", "customer_id"]
             self.engine.keep("observed_rows", here.mutate(place=ibis.row_number().over(ibis.window(order_by=order))))
             here = self.connection.table("observed_rows")
@@ -259,8 +259,8 @@ class Matrix:
             self._beside(results)
             table = self.connection.table("beside")
             yield (
-                self._arrow(self._feature_columns(table, carried)),
-                self._arrow(self._position_columns(table, carried)) if with_position else None,
+                self._arrow(self.feature_columns(table, carried)),
+                self._arrow(self.position_columns(table, carried)) if with_position else None,
             )
 
     def _beside(self, results: list[str]) -> None:
@@ -275,9 +275,9 @@ class Matrix:
             columns |= {column: taken[column] for column in taken.column_names}
         self.connection.con.register("beside", pa.table(columns))
 
-    def _date_groups(self, source: ibis.Table) -> Iterator[tuple[dt.date, dt.date]]:
+    def date_groups(self, source: ibis.Table) -> Iterator[tuple[dt.date, dt.date]]:
         """Yield (first, last) dates that together hold at most `observations_at_once`, and at least one date."""
-        counted = source.group_by("as_of").aggregate(rows=ibis._.count()).order_by("as_of").to_pyarrow().to_pylist()
+        counted = self.engine.rows(source.group_by("as_of").aggregate(rows=ibis._.count()).order_by("as_of"))
         start, size = None, 0
         for at, entry in enumerate(counted):
             if start is not None and size + entry["rows"] > self.settings.observations_at_once:
@@ -290,7 +290,8 @@ class Matrix:
     def _arrow(self, expression: ibis.Table) -> Any:
         return self.connection.to_pyarrow(expression)
 
-    def _feature_columns(self, table: ibis.Table, carried: list[str]) -> ibis.Table:
+    def feature_columns(self, table: ibis.Table, carried: list[str]) -> ibis.Table:
+        """Return `carried` and every feature, of a table that holds the columns of all subjects."""
         wide = table.mutate(**{item.feature.name: item.feature.formula(table) for item in self.across})
         columns = {}
         for feature, _, _ in self.features:
@@ -301,7 +302,8 @@ class Matrix:
             columns[feature.name] = value
         return wide.select(*carried, **columns)
 
-    def _position_columns(self, table: ibis.Table, carried: list[str]) -> ibis.Table:
+    def position_columns(self, table: ibis.Table, carried: list[str]) -> ibis.Table:
+        """Return `carried` and the position, of a table that holds the facts of all subjects."""
         given = [name.removeprefix(FACT) for name in table.columns if name.startswith(FACT)]
         taken = [name for name in given if name in FACTS]
         renamed = table.select(*carried, **{name: table[FACT + name] for name in taken})

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt
 
 from features.errors import DataRefused, Problem
+from pipeline.on_spark import SparkEngine
 from pipeline.params import Section
 from pipeline.stage import execute, fresh, say, write_json
 
@@ -41,7 +42,7 @@ class Params(Section):
     """What to build and with how much memory."""
 
     section: ClassVar[str] = "featurise"
-    engine: Literal["duckdb"] = "duckdb"
+    engine: Literal["duckdb"] | SparkEngine = "duckdb"
     windows_months: tuple[PositiveInt, ...] = Field((1, 3, 6, 12), min_length=1)
     lag_months: int = Field(6, ge=1, le=36)
     leave_out: tuple[str, ...] = ()
@@ -110,33 +111,25 @@ def summary(matrix: Any, rows: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Read data/ingest and data/observe, write data/featurise."""
+def _declared(matrix: Any) -> Any:
+    """Say what a matrix holds."""
+    counts = {"features": len(matrix.features), "subjects": len(matrix.subjects), "skipped": len(matrix.skipped)}
+    say("featurise", "declared", **counts)
+    return matrix
+
+
+def _on_duckdb(params: Params) -> tuple[Any, dict[str, int]]:
+    """Build on this machine; return the matrix and the rows written of training and scoring."""
     import ibis
 
     from features.tables import describe_tables, open_tables
 
-    params = Params.load()
-    missing = [path for path in (OBSERVE / "training.parquet", OBSERVE / "scoring.parquet") if not path.exists()]
-    if missing:
-        raise DataRefused(
-            [Problem(str(path), "a file that `observe` writes", "no such file", "Run `dvc repro`.") for path in missing]
-        )
-    fresh(OUT)
     with tempfile.TemporaryDirectory(prefix="spill-", dir=OUT) as spill:
         connection = ibis.duckdb.connect(memory_limit=params.memory_limit, temp_directory=spill)
         tables = open_tables(connection, INGEST)
         training = connection.read_parquet(OBSERVE / "training.parquet", table_name="training")
         scoring = connection.read_parquet(OBSERVE / "scoring.parquet", table_name="scoring")
-        matrix = run(params, connection, tables, describe_tables(INGEST), training, scoring)
-        catalogue = pa.Table.from_pylist(matrix.catalogue(), schema=CATALOGUE)
-        say(
-            "featurise",
-            "declared",
-            features=catalogue.num_rows,
-            subjects=len(matrix.subjects),
-            skipped=len(matrix.skipped),
-        )
+        matrix = _declared(run(params, connection, tables, describe_tables(INGEST), training, scoring))
         rows = {
             "training": write(matrix.groups(training), OUT / "training/features.parquet"),
             "scoring": write(
@@ -146,6 +139,34 @@ def main() -> None:
             ),
         }
         connection.disconnect()
+    return matrix, rows
+
+
+def _on_spark(params: Params, engine: SparkEngine) -> tuple[Any, dict[str, int]]:
+    """Build on a Spark cluster; return the same."""
+    from features.tables import describe_tables
+    from pipeline.on_spark import build
+
+    described = describe_tables(INGEST)
+    names = [name for name in sorted(described) if any((INGEST / "tables" / name).glob("known_month=*/part.parquet"))]
+    return build(
+        engine,
+        lambda spark, tables, training, scoring: _declared(run(params, spark, tables, described, training, scoring)),
+        names,
+    )
+
+
+def main() -> None:
+    """Read data/ingest and data/observe, write data/featurise."""
+    params = Params.load()
+    missing = [path for path in (OBSERVE / "training.parquet", OBSERVE / "scoring.parquet") if not path.exists()]
+    if missing:
+        raise DataRefused(
+            [Problem(str(path), "a file that `observe` writes", "no such file", "Run `dvc repro`.") for path in missing]
+        )
+    fresh(OUT)
+    matrix, rows = _on_duckdb(params) if isinstance(params.engine, str) else _on_spark(params, params.engine)
+    catalogue = pa.Table.from_pylist(matrix.catalogue(), schema=CATALOGUE)
     for folder in (OUT, OUT / "training"):
         pq.write_table(catalogue, folder / "catalogue.parquet", compression="zstd")
     write_json(OUT / "summary.json", summary(matrix, rows))

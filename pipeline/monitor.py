@@ -17,7 +17,7 @@ from models import drift, figures, portfolio
 from models.checks import Limits, run_checks
 from models.grades import Scale
 from pipeline.params import Section, source_name
-from pipeline.stage import execute, fresh, read_json, say, write_json
+from pipeline.stage import execute, fresh, parquet, read_json, say, write_json
 
 DATA, OUT = Path("data"), Path("data/monitor")
 NOT_FEATURES = {*figures.KEYS, "months_back", "outcome", "outcome_known_on", "part", "fold"}
@@ -39,9 +39,9 @@ def frame(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.is_file():
+    if not path.exists():
         return pd.DataFrame()
-    present = pq.read_schema(path).names
+    present = pq.ParquetDataset(path).schema.names
     table = pq.read_table(path, columns=None if columns is None else [c for c in columns if c in present])
     for i, column in enumerate(table.schema):
         if pa.types.is_decimal(column.type):
@@ -102,14 +102,15 @@ def run_figures(predictions: pd.DataFrame) -> dict[str, Any]:
 def feature_figures(params: Params, backs: int) -> dict[str, Any]:
     """Return the drift of the model's features from training to now, by month for the most moved, and missingness."""
     training, scoring = DATA / "featurise/training/features.parquet", DATA / "featurise/scoring/features.parquet"
-    if not training.is_file() or not scoring.is_file():
+    if not training.exists() or not scoring.exists():
         return {}
     import duckdb
 
     told = record(DATA / "promote/scorer/features.json") or record(DATA / "select/features.json")
     names = [n["name"] if isinstance(n, dict) else str(n) for n in told.get("features") or []]
     con = duckdb.connect(config={"threads": 2})
-    there = [{r[0] for r in con.sql(f"describe select * from '{p}'").fetchall()} for p in (training, scoring)]
+    reads = [parquet(path) for path in (training, scoring)]
+    there = [{r[0] for r in con.sql(f"describe select * from '{p}'").fetchall()} for p in reads]
     names = [n for n in (names or sorted(there[1])) if n in there[0] & there[1] and n not in NOT_FEATURES]
     listed = ", ".join('"' + n.replace('"', '""') + '"' for n in names)
     if not listed:
@@ -117,11 +118,11 @@ def feature_figures(params: Params, backs: int) -> dict[str, Any]:
     parts = DATA / "select/parts.parquet"
     only = f"semi join (from '{parts}' where part = 'train') using (customer_id, as_of)" if parts.is_file() else ""
     then = con.sql(
-        f"select {listed} from '{training}' {only} "
+        f"select {listed} from '{reads[0]}' {only} "
         f"order by md5(customer_id || '|' || as_of::varchar), customer_id, as_of limit {params.reference_rows}"
     ).df()
     every = con.sql(
-        f"select customer_id, months_back, {listed} from '{scoring}' order by months_back, customer_id"
+        f"select customer_id, months_back, {listed} from '{reads[1]}' order by months_back, customer_id"
     ).df()
     now, before = every[every["months_back"] == 0], every[every["months_back"] == 1]
     if then.empty or now.empty:

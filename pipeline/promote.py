@@ -28,7 +28,7 @@ from models.scorer import Scorer
 from pipeline import bundle, tracking
 from pipeline.fingerprint import row_key
 from pipeline.params import Section, source_name
-from pipeline.stage import execute, read_json, say, write_json
+from pipeline.stage import execute, parquet, read_json, say, write_json
 
 ROOT = Path("data/promote")
 TRAINING = Path("data/featurise/training")
@@ -69,7 +69,7 @@ def reference_and_keys(rows: int) -> tuple[bytes, bytes]:
         connection.execute(
             f"""create table trained as
             select {row_key("f")} as key, {", ".join(["f.outcome", *columns])}
-            from read_parquet('{TRAINING}/features.parquet') f
+            from read_parquet('{parquet(TRAINING / "features.parquet")}') f
             join read_parquet('data/select/parts.parquet') p using (customer_id, as_of)
             where p.part = 'train'"""
         )

@@ -147,7 +147,7 @@ def main() -> None:
         say("score", why)
         return
     inputs = inputs_of(files)
-    columns = pq.read_schema(FEATURES).names
+    columns = pq.ParquetDataset(FEATURES).schema.names
     check_features(inputs, pd.read_parquet(CATALOGUE, columns=["name", "definition_hash"]), columns)
     wanted = [*KEYS, *(each["name"] for each in inputs)]
     scores = run(files, pq.read_table(FEATURES, columns=wanted), params.rows_at_a_time)

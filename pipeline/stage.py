@@ -44,6 +44,11 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
+def parquet(path: Path) -> str:
+    """Return what DuckDB reads a Parquet file by, or a folder of them (as Spark writes one)."""
+    return f"{path}/*.parquet" if path.is_dir() else str(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys and a final newline: same value, same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)

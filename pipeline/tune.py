@@ -58,7 +58,8 @@ def journal_key(settings: TuneSettings) -> str:
     select = Path("data/select")
     for path in (TRAINING / "features.parquet", select / "features.json", select / "parts.parquet", *code):
         digest.update(f"\n{path.name}\n".encode())
-        digest.update(path.read_bytes())
+        for part in sorted(path.glob("*.parquet")) if path.is_dir() else (path,):
+            digest.update(part.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,203 @@
+"""featurise on Spark: tables are read where they lie and features written where they belong, by the executors.
+
+`data/` is seen by the cluster under one root: the project's own folder (one machine, or a disk that all machines
+mount), or an address such as `s3a://bucket/data` or `hdfs://name/data`. Under an address, files of `ingest` and
+`observe` that are not there yet are copied to it first and the finished features copied back, file by file; no row
+is collected by the driver.
+What is written is a folder of Parquet files `part-00000.parquet`, ... in the order (as_of, customer_id), the same files
+from run to run: each holds the rows of whole dates.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from features.errors import ConfigurationRefused, Problem, ServiceRefused
+from pipeline.fingerprint import sha256
+from pipeline.params import Part
+
+DATA = Path("data")
+READ = ("ingest/tables", "observe")
+SENT = "sent.json"  # under a root elsewhere: the hash of each file that was copied there
+
+
+class SparkEngine(Part):
+    """Where Spark runs: its master, its settings, and where it sees `data/` (null: at the project's own path)."""
+
+    spark: str
+    config: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    data: str | None = None
+
+
+def session(engine: SparkEngine) -> Any:
+    """Return a Spark session; refuse (exit code 4) without pyspark or Java, (8) where the master does not answer."""
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java") or (home and shutil.which("java", path=f"{home}/bin"))
+    try:
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+
+        from features.spark import SETTINGS
+    except ImportError:
+        raise ConfigurationRefused(_missing("the Python package pyspark", "Run `make install-dev`, which installs it.")) from None
+    if not java:
+        raise ConfigurationRefused(_missing("a Java runtime (17)", "Install it, or set JAVA_HOME."))
+    builder = SparkSession.builder.master(engine.spark).appName("bellwether")
+    own = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+    if engine.spark.startswith("local"):
+        own |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+    given = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in engine.config.items()}
+    for key, value in {**own, **given, **SETTINGS}.items():
+        builder = builder.config(key, value)
+    try:
+        return builder.getOrCreate()
+    except (PySparkException, Py4JError, OSError, RuntimeError) as error:
+        found = " ".join(str(error).split())[:160]
+        raise ServiceRefused(
+            Problem(
+                "params.yaml: featurise.engine.spark",
+                "a Spark master that answers",
+                found,
+                "Start it, or correct the address.",
+            )
+        ) from error
+
+
+def _missing(what: str, remedy: str) -> Problem:
+    where = "params.yaml: featurise.engine"
+    return Problem(where, f"an engine that is installed; Spark needs {what}", "none", f"{remedy} Or set `duckdb`.")
+
+
+class Files:
+    """Files under a root that Spark can address, by Hadoop's file systems."""
+
+    def __init__(self, session: Any, root: str) -> None:
+        self.path = session._jvm.org.apache.hadoop.fs.Path  # noqa: SLF001  pyspark has no public way to them
+        self.root = root
+        self.system = self.path(root).getFileSystem(session._jsc.hadoopConfiguration())  # noqa: SLF001
+
+    def at(self, place: str) -> str:
+        """Return the address of a place under the root."""
+        return f"{self.root}/{place}"
+
+    def names(self, place: str) -> list[str]:
+        """Return what lies in a folder, in order."""
+        listed = self.system.listStatus(self.path(self.at(place)))
+        return sorted(entry.getPath().getName() for entry in listed)
+
+    def remove(self, place: str) -> None:
+        """Remove a file or a folder with all that it holds."""
+        self.system.delete(self.path(self.at(place)), True)
+
+    def move(self, place: str, target: str) -> None:
+        """Move a file into a folder, which is made where it is absent."""
+        self.system.mkdirs(self.path(self.at(target)).getParent())
+        if not self.system.rename(self.path(self.at(place)), self.path(self.at(target))):
+            raise OSError(f"Spark's file system did not move {place} to {target}")
+
+    def send(self, local: Path) -> int:
+        """Copy the files of READ under the root that are absent or differ there; return how many.
+
+        What was sent is noted by hash, and what is no longer here is removed there.
+        """
+        note = self.path(self.at(SENT))
+        there: dict[str, str] = {}
+        if self.system.exists(note):
+            copy = local / "featurise" / SENT
+            self.system.copyToLocalFile(False, note, self.path(copy.resolve().as_uri()), True)
+            there = json.loads(copy.read_text(encoding="utf-8"))
+            copy.unlink()
+        here = {
+            path.relative_to(local).as_posix(): sha256(path)
+            for folder in READ
+            for path in sorted((local / folder).rglob("*.parquet"))
+        }
+        for name in sorted(set(there) - set(here)):
+            self.remove(name)
+        changed = [name for name, digest in here.items() if there.get(name) != digest]
+        for name in changed:
+            self.system.copyFromLocalFile(
+                False, True, self.path((local / name).resolve().as_uri()), self.path(self.at(name))
+            )
+        stream = self.system.create(note, True)
+        stream.write(bytearray(json.dumps(here, indent=1).encode()))
+        stream.close()
+        return len(changed)
+
+    def fetch(self, place: str, target: Path) -> None:
+        """Copy a folder of files to this machine."""
+        target.mkdir(parents=True)
+        for name in self.names(place):
+            source, here = self.path(self.at(f"{place}/{name}")), self.path((target / name).resolve().as_uri())
+            self.system.copyToLocalFile(False, source, here, True)
+
+
+def write(frame: Any, starts: list[Any], files: Files, place: str) -> None:
+    """Write a frame as a folder of ordered files; file k holds the dates from `starts[k]` to the next start."""
+    from pyspark.sql.functions import expr
+
+    order = ("as_of", "customer_id")
+    writing = f"{place}.writing"
+    files.remove(place)
+    if starts:
+        dates = ", ".join(f"DATE '{day.isoformat()}'" for day in starts)
+        parts = frame.withColumn("part__", expr(f"size(filter(array({dates}), d -> d <= as_of)) - 1"))
+        parts = parts.repartition(len(starts), "part__").sortWithinPartitions("part__", *order)
+        parts.write.mode("overwrite").partitionBy("part__").parquet(files.at(writing))
+        for k in range(len(starts)):
+            (written,) = files.names(f"{writing}/part__={k}")
+            files.move(f"{writing}/part__={k}/{written}", f"{place}/part-{k:05d}.parquet")
+    else:
+        frame.coalesce(1).write.mode("overwrite").parquet(files.at(writing))
+        (written,) = files.names(writing)
+        files.move(f"{writing}/{written}", f"{place}/part-00000.parquet")
+    files.remove(writing)
+
+
+def build(
+    engine: SparkEngine, declare: Callable[[Any, dict[str, Any], Any, Any], Any], names: list[str]
+) -> tuple[Any, dict[str, int]]:
+    """Declare the matrix on Spark and write training and scoring; return the matrix and the rows of each.
+
+    `declare` takes (engine, tables, training, scoring), tables by name out of `names`.
+    """
+    from features.spark import Spark, beside
+
+    spark = session(engine)
+    try:
+        root = (engine.data or DATA.resolve().as_uri()).rstrip("/")
+        files, built = Files(spark, root), Spark(spark)
+        if engine.data:
+            files.send(DATA)
+        read = spark.read.parquet
+        tables = {name: built.view(name, read(files.at(f"ingest/tables/{name}")).drop("known_month")) for name in names}
+        asked = {name: built.view(name, read(files.at(f"observe/{name}.parquet"))) for name in ("training", "scoring")}
+        matrix = declare(built, tables, asked["training"], asked["scoring"])
+        rows: dict[str, int] = {}
+        for name, observations in asked.items():
+            rows[name] = int(built.rows(observations.aggregate(rows=observations.count()))[0]["rows"])
+            wide = beside(matrix, observations)
+            if name == "scoring":
+                wide = built.keep("beside_kept", wide)
+            starts = [first for first, _ in matrix.date_groups(observations)] if rows[name] else []
+            carried = list(observations.columns)
+            made = {"features": matrix.feature_columns(wide, carried)}
+            if name == "scoring":
+                made["position"] = matrix.position_columns(wide, carried)
+            for what, expression in made.items():
+                place = f"featurise/{name}/{what}.parquet"
+                write(built.frame(expression), starts, files, place)
+                if engine.data:
+                    files.fetch(place, DATA / place)
+        built.close()
+        return matrix, rows
+    finally:
+        spark.stop()
