@@ -47,7 +47,8 @@ def session(engine: SparkEngine) -> Any:
 
         from features.spark import SETTINGS
     except ImportError:
-        raise ConfigurationRefused(_missing("the Python package pyspark", "Run `make install-dev`, which installs it.")) from None
+        remedy = "Run `make install-dev`, which installs it."
+        raise ConfigurationRefused(_missing("the Python package pyspark", remedy)) from None
     if not java:
         raise ConfigurationRefused(_missing("a Java runtime (17)", "Install it, or set JAVA_HOME."))
     builder = SparkSession.builder.master(engine.spark).appName("bellwether")

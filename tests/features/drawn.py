@@ -84,18 +84,14 @@ def build(tables: dict[str, pa.Table], observations: pa.Table, **options: object
     return pa.concat_tables([part for part, _ in matrix.groups(asked)])
 
 
+ON: dict[str, Callable] = {}  # "values": what stands in for the DuckDB build (tests/spec/conftest.py sets it)
+
+
 def values(
     tables: dict[str, pa.Table], observations: str, **options: object
 ) -> dict[tuple[str, str], dict[str, object]]:
-    """Return (customer_id, as_of) -> feature -> value, from the engine that tests/spec/conftest.py has set."""
+    """Return (customer_id, as_of) -> feature -> value."""
     if "values" in ON:
         return ON["values"](tables, observations, **options)
-    return rows_of(build(tables, observe(observations), **options))
-
-
-def rows_of(table: pa.Table) -> dict[tuple[str, str], dict[str, object]]:
-    """Return a matrix as (customer_id, as_of) -> feature -> value."""
-    return {(row["customer_id"], row["as_of"].isoformat()): row for row in table.to_pylist()}
-
-
-ON: dict[str, Callable] = {}  # "values": what stands in for the DuckDB build
+    rows = build(tables, observe(observations), **options).to_pylist()
+    return {(row["customer_id"], row["as_of"].isoformat()): row for row in rows}

@@ -66,6 +66,11 @@ def matrix_on_spark(
     return made
 
 
+def rows_of(table: pa.Table) -> dict[tuple[str, str], dict[str, object]]:
+    """Return a matrix as (customer_id, as_of) -> feature -> value."""
+    return {(row["customer_id"], row["as_of"].isoformat()): row for row in table.to_pylist()}
+
+
 def differences(left: dict[str, object], right: dict[str, object], names: Collection[str]) -> list[str]:
     """Return the names under which two rows differ: by more than 1e-9, relative above one; null equals null alone."""
 

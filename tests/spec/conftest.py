@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.features import drawn
-from tests.features.on_spark import differences, matrix_on_spark
+from tests.features.on_spark import differences, matrix_on_spark, rows_of
 
 EVERY = 3  # beginning with the first
 
@@ -81,7 +81,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
         builds = NOTED[key] = []
 
         def values(tables, observations, **options):
-            rows = drawn.rows_of(drawn.build(tables, drawn.observe(observations), **options))
+            rows = rows_of(drawn.build(tables, drawn.observe(observations), **options))
             read: set[str | None] = set()
             builds.append((rows, read))
             return {place: Noted(row, read) for place, row in rows.items()}
@@ -94,9 +94,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
             asked = drawn.observe(observations)
             rows, read = next(noted, (None, {None}))
             if rows is None:  # the test did not run on DuckDB before
-                rows = drawn.rows_of(drawn.build(tables, asked, **options))
+                rows = rows_of(drawn.build(tables, asked, **options))
             names = set(next(iter(rows.values()))) if None in read else {name for name in read if name is not None}
-            made = drawn.rows_of(matrix_on_spark(tables, asked, None if None in read else names, **options))
+            made = rows_of(matrix_on_spark(tables, asked, None if None in read else names, **options))
             assert made.keys() == rows.keys()
             for place, row in rows.items():
                 assert not differences(row, made[place], names & row.keys()), place
