@@ -10,7 +10,7 @@ expression speaks about one row.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,33 @@ def quote(text: str) -> str:
 def name(*parts: str) -> str:
     """Return a quoted SQL identifier."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A raw relation of the engine: its name there, its columns and types, how its texts are written."""
+
+    name: str
+    types: dict[str, str]
+    texts: Texts
+    shapes: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = ()  # (numbers of files, their columns); (): all alike
+
+    def original(self, row: str, file: str) -> str:
+        """Return SQL of a row's text as JSON: the columns of its own file in their order, whatever other files have.
+
+        `row` prefixes a column's name, `file` is SQL of the number of the row's file.
+        """
+
+        def pack(columns: Iterable[str]) -> str:
+            fields = ", ".join(f"{name(column)} := {row}.{name(column)}" for column in columns)
+            return f"CAST(to_json(struct_pack({fields})) AS VARCHAR)"
+
+        if len(self.shapes) < 2:
+            return pack(self.shapes[0][1] if self.shapes else self.types)
+        cases = (
+            f"WHEN {file} IN ({', '.join(map(str, files))}) THEN {pack(columns)}" for files, columns in self.shapes
+        )
+        return f"CASE {' '.join(cases)} END"
 
 
 def parse(connection: Any, sql: str) -> dict[str, Any]:

@@ -17,22 +17,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from features.errors import Problem
-from features.expressions import Reader, SqlFault, Texts, columns_of, is_plain, name, over, parse, quote
+from features.expressions import Reader, Relation, SqlFault, Texts, columns_of, is_plain, name, over, parse, quote
 from features.mapping import Block, Join, Mapping
 from features.tables import DATE, MONEY, RATIO, TEXT, WHOLE, Contract
 
 WANT = {DATE: "date", MONEY: "money", WHOLE: "money", RATIO: "number", TEXT: None}
 FILE_ROW = "file_row"  # in a mapping's SQL: the number of the row in its file, from 1
 ALWAYS = dt.date(1900, 1, 1)  # when rows of a static table without dates became known
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A raw relation of the engine: its name there, its columns and types, how its texts are written."""
-
-    name: str
-    types: dict[str, str]
-    texts: Texts
 
 
 @dataclass
@@ -367,7 +358,7 @@ class Stage:
         count = "" if self.contract.key else f", {number} AS _n"
         faulty = "_broken AND NOT _left_out"
         told = f"CASE WHEN {faulty} THEN {_broken(rules, detail=True)} END AS _rules"
-        text = f"CASE WHEN {faulty} THEN CAST(to_json(_raw) AS VARCHAR) END AS _text"
+        text = f"CASE WHEN {faulty} THEN {self.relations['row'].original('_raw', '_file')} END AS _text"
         return (
             f"SELECT {', '.join(listed)}, known_on, _file, _row, _left_out, _broken, {told}, {text}{count} "
             f"FROM ({judged})"

@@ -38,6 +38,10 @@ __all__ = ["Build", "dependency_order", "engine"]
 STATES = {KEPT: "kept", LEFT_OUT: "left_out", DUPLICATE: "deduplicated", REPLACED: "deduplicated"}
 ACCOUNT = ("read", "kept", "quarantined", "deduplicated", "left_out")
 CHUNK = 6_000_000  # rows ordered at once
+# What a row says, whatever the order of its file's columns, and whether the file has columns that say nothing.
+SAID = """coalesce(CASE WHEN json_valid(original) AND json_type(original) = 'OBJECT' THEN
+    CAST(list_sort(list_transform(list_filter(map_entries(CAST(CAST(original AS JSON) AS MAP(VARCHAR, VARCHAR))),
+    lambda pair: pair.value IS NOT NULL), lambda pair: [lower(pair.key), pair.value])) AS VARCHAR) END, original)"""
 
 
 class Build(Reading):
@@ -191,8 +195,9 @@ class Build(Reading):
             self._quarantine_piece(piece)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.connection.execute(
-            f"COPY (SELECT *, count(DISTINCT delivery) OVER (PARTITION BY block, original) AS deliveries "
-            f"FROM {holding} ORDER BY ALL) TO {quote(str(target.resolve()))} (FORMAT parquet, COMPRESSION zstd)"
+            f"COPY (SELECT * EXCLUDE (_said), count(DISTINCT delivery) OVER (PARTITION BY block, _said) AS deliveries "
+            f"FROM (SELECT *, {SAID} AS _said FROM {holding}) ORDER BY ALL) "
+            f"TO {quote(str(target.resolve()))} (FORMAT parquet, COMPRESSION zstd)"
         )
         return self._count(holding)
 
@@ -223,8 +228,7 @@ class Build(Reading):
                 f"SELECT DISTINCT _file FROM {bad} WHERE _state <> {BROKEN} ORDER BY 1"
             ).fetchall()
         ]
-        fields = ", ".join(f"{name(column)} := r.{name(column)}" for column in raw.relation.types)
-        text = f"CAST(to_json(struct_pack({fields})) AS VARCHAR) AS original"
+        text = f"{raw.relation.original('r', 'r.__file')} AS original"
         if not unwritten:
             self.connection.execute(f"CREATE TEMP TABLE {texts} (_id BIGINT, original VARCHAR)")
         elif raw.streamed:

@@ -77,7 +77,7 @@ def preflight(source: str) -> None:
     mapping = load_mapping(source)
     files = list_files(source)
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
-        connection = engine("1GiB", Path(scratch), sorted({file.path.parent for file in files}))
+        connection = engine("1GiB", Path(scratch), sorted({file.path.resolve().parent for file in files}))
         try:
             Build(connection, mapping, files, str(mapping_path(source)), Path(scratch)).compile()
         finally:
@@ -200,7 +200,7 @@ def _attempt(
     from pipeline.build import Build, dependency_order, engine
 
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
-        folders = sorted({file.path.parent for file in files})
+        folders = sorted({file.path.resolve().parent for file in files})
         connection = engine(params.memory_limit, Path(scratch), [*folders, OUT])
         try:
             build = Build(connection, mapping, files, where, Path(scratch), earlier, again)

@@ -68,6 +68,44 @@ def _manifest(path: Path, name: str) -> Delivery:
         ) from None
 
 
+def _walk(top: Path, place: str) -> list[RawFile]:
+    """Return every file below `top`; links to files and folders elsewhere are followed.
+
+    Refuses (exit code 2) a link to nothing, a link into a folder that holds it, and what is no file (a pipe, a device).
+    """
+    found, wrong = [], []
+    for folder, folders, names in os.walk(top, followlinks=True):
+        here = Path(folder)
+        relative = PurePosixPath(here.relative_to(top).as_posix())
+        above = {folder.resolve() for folder in (here, *here.parents)}
+        for inner in [name for name in folders if (here / name).is_symlink()]:
+            if (here / inner).resolve() in above:
+                folders.remove(inner)
+                wrong.append((relative / inner, "a link into a folder that holds it"))
+        folders.sort()
+        for name in sorted(name for name in names if not name.startswith(".")):
+            if (here / name).is_file():
+                found.append(RawFile(str(relative / name), name, here / name, Delivery("")))
+            else:
+                said = "a link to nothing" if (here / name).is_symlink() else "something else"
+                wrong.append((relative / name, said))
+    if wrong:
+        raise DataRefused(
+            Problem(f"{place}/{name}", "a file, a folder, or a link to one elsewhere", said, "Correct or remove it.")
+            for name, said in wrong
+        )
+    return found
+
+
+def has_linked_folders(source: str) -> bool:
+    """Tell whether a folder inside a source's folder is a link: DVC does not look behind those."""
+    return any(
+        (Path(folder) / name).is_symlink()
+        for folder, folders, _ in os.walk((RAW / source).resolve())
+        for name in folders
+    )
+
+
 def list_files(source: str) -> list[RawFile]:
     """Return every raw file of a source, ordered by name; refuse (exit code 2) a folder that is not there."""
     root = RAW / source
@@ -76,16 +114,7 @@ def list_files(source: str) -> list[RawFile]:
             Problem(str(root), "a folder (or a link to one) with the source's files", "no such folder",
                     f"Link or copy the files there: ln -s <folder> {root}")
         )  # fmt: skip
-    found: list[RawFile] = []
-    top = root.resolve()
-    for folder, folders, names in os.walk(top, followlinks=True):
-        folders.sort()
-        relative = PurePosixPath(Path(folder).relative_to(top).as_posix())
-        found += [
-            RawFile(str(relative / name), name, Path(folder) / name, Delivery(""))
-            for name in sorted(names)
-            if not name.startswith(".")
-        ]
+    found = _walk(root.resolve(), str(root))
     manifests = [file for file in found if file.inner == "manifest.json"]
     deliveries = {
         str(PurePosixPath(file.name).parent): _manifest(file.path, str(PurePosixPath(file.name).parent))

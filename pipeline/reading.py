@@ -8,6 +8,7 @@ from its text to typed, checked rows in one pass; files that are joined or read 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -116,11 +117,35 @@ class Reading:
             )
             self.connection.execute(f"INSERT INTO files VALUES {listed}")
 
+    def _shapes(self, files: list[RawFile], form: Format) -> tuple[tuple[tuple[int, ...], tuple[str, ...]], ...]:
+        """Return the numbers of the files by their columns, in the files' order."""
+        shapes: dict[tuple[str, ...], list[int]] = {}
+        for file in files:
+            shapes.setdefault(tuple(self.reader.header(file, form)), []).append(self.reader.ids[file.name])
+        return tuple((tuple(numbers), columns) for columns, numbers in shapes.items())
+
+    def _differ(self, before: list[RawFile], files: list[RawFile], form: Format, said: str) -> bool:
+        """Tell whether new files change how the rows of the earlier ones are read.
+
+        They do where a column has several types, and where a new column is named in the block's SQL (`said`): until now
+        that name was a joined file's column. New columns that nobody names, missing ones and their order do not.
+        """
+        kinds: dict[str, set[str]] = {}
+        for file in (*before, *files):
+            for column, kind in self.reader.header(file, form).items():
+                kinds.setdefault(column.lower(), set()).add(kind)
+        have = {column.lower() for column in self.reader.columns(before, form)}
+        named = (column for column in kinds if column not in have)
+        return any(len(several) > 1 for several in kinds.values()) or any(
+            re.search(rf"(?<!\w){re.escape(column)}(?!\w)", said) for column in named
+        )
+
     def _raw(self, patterns: list[str], form: Format, place: str, problems: list[Problem], *,
-             whole: bool = False) -> tuple[Raw | None, dict[str, int], int]:  # fmt: skip
+             said: str = "", whole: bool = False) -> tuple[Raw | None, dict[str, int], int]:  # fmt: skip
         """Return the reading of a block's files, columns that some of them lack, and their number.
 
-        No reading where nothing is to be read; `whole`: a joined file, which a new delivery must not change.
+        No reading where nothing is to be read; `said`: the block as text; `whole`: a joined file, which a new delivery
+        must not change.
         """
         every = select_files(self.files, patterns)
         files = every if whole else [file for file in every if file.name in self.new or file.name in self.again]
@@ -144,10 +169,7 @@ class Reading:
             return None, {}, 0
         types = self.reader.columns(every, form)
         before = [file for file in every if file.name not in self.new]
-        if self.earlier.ledger and (
-            (whole and len(before) < len(every))
-            or list(self.reader.columns(before, form).items()) != list(types.items())
-        ):
+        if self.earlier.ledger and len(before) < len(every) and (whole or self._differ(before, files, form, said)):
             raise Rebuild
         lacking = {column.lower(): 0 for column in types}
         for file in every:
@@ -160,7 +182,7 @@ class Reading:
         key = repr((sorted(file.name for file in files), form))
         if key not in self.raws:
             texts = Texts(form.decimal, form.thousands, tuple(form.dates))
-            relation = Relation(f"raw_{len(self.raws)}", types, texts)
+            relation = Relation(f"raw_{len(self.raws)}", types, texts, self._shapes(files, form))
             columns = ", ".join(f"{name(column)} {kind}" for column, kind in types.items())
             self.connection.execute(
                 f"CREATE TEMP TABLE {relation.name} ({columns}, __file INTEGER, __delivered_on DATE, __row BIGINT)"
@@ -178,7 +200,9 @@ class Reading:
                 place = f"{self.where}: tables.{table}[{number}]"
                 parts = block.repeats()
                 numbered += len(parts)
-                raw, absent, count = self._raw(block.files, block.format, place, missing)
+                raw, absent, count = self._raw(
+                    block.files, block.format, place, missing, said=block.model_dump_json(exclude={"files"}).lower()
+                )
                 self.absent[table, number], self.delivered[table, number] = absent, count
                 if raw is None:
                     continue
