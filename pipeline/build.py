@@ -348,17 +348,22 @@ class Build(Reading):
     def write_index(self, table: str) -> None:
         """Write the index of each new file's rows: hashes of key and content, `known_on`, piece and place."""
         h, c = hashes(self.mapping.contract(table), self._columns(table))
+        new = [number for number, file in enumerate(self.reader.files) if file.name in self.new]
+        starts = dict(self.connection.execute(f"SELECT _file, _start FROM {name('starts_' + table)}").fetchall())
+        pieces = self.pieces_of(table)
+        source, place, order = self.placed(table), "_place", "ORDER BY _file, piece, place"
+        if len(pieces) == 1 and pieces[0].raw.streamed:  # as they were read; a join would mix the rows of its threads
+            offsets = ", ".join(str(starts.get(number, 0)) for number in range(len(self.reader.files)))
+            source, place, order = staged(table), f"rowid - [{offsets}][_file + 1] + 1", ""
         rows = (
             f"SELECT {h} AS h, {c} AS c, known_on, CAST(_piece AS SMALLINT) AS piece, "
-            f"CAST(_place AS INTEGER) AS place, _file FROM {self.placed(table)} WHERE _state NOT IN {UNREAD} "
-            "AND _file IN (SELECT number FROM files WHERE is_new)"
+            f"CAST({place} AS INTEGER) AS place, _file FROM {source} WHERE _state NOT IN {UNREAD} "
+            f"AND list_contains({new}, _file)"
         )
-        pieces = self.pieces_of(table)
-        natural = len(pieces) == 1 and pieces[0].raw.streamed
         sizes = self.connection.execute(f"SELECT _file, count(*) FROM ({rows}) GROUP BY 1 ORDER BY 1").fetchall()
-        if not natural or len(sizes) > 1:
-            rows += " ORDER BY _file, piece, place"
-        columns = f"SELECT h, c, known_on, piece, place FROM ({rows})"
+        if not order:
+            sizes.sort(key=lambda size: starts[size[0]])
+        columns = f"SELECT h, c, known_on, piece, place FROM ({rows}) {order}"
         parts = [(self.earlier.index(table, self.reader.files[file].name), count) for file, count in sizes]
         packed = {"h": "none", "c": "none", "known_on": "zstd", "piece": "zstd", "place": "zstd"}
         write_parts(self.connection.execute(columns).to_arrow_reader(122880), parts, packed)

@@ -9,14 +9,19 @@ that it finds duplicates, restatements and conflicts without reading the history
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
+from threading import BoundedSemaphore
 from typing import Any
 
 from features.expressions import quote
 from pipeline.stage import read_json
 
 ROW_GROUP = 122880
+AHEAD = 6  # row groups held beyond those that are being written
 
 
 class Again(Exception):
@@ -75,31 +80,78 @@ def scan(paths: list[Path], more: str = "") -> str:
 def write_parts(rows: Any, parts: list[tuple[Path, int]], compression: Any = "zstd") -> None:
     """Cut an ordered stream of record batches into one parquet file a part: same rows, same bytes.
 
-    Row groups are cut at a fixed number of rows, whatever batches the rows came in.
+    Row groups are cut at a fixed number of rows, whatever batches the rows came in. Two threads encode and write while
+    the engine gives the rows that follow; a few row groups are held, never a whole part.
     """
+    slots = BoundedSemaphore(AHEAD)
+    with ThreadPoolExecutor(2) as pool:
+        written = []
+        groups = _cut(rows, [count for _, count in parts])
+        for path, count in parts:
+            waiting: SimpleQueue[Any] = SimpleQueue()
+            number = -(-count // ROW_GROUP)
+            written.append(pool.submit(_write_part, path, rows.schema, waiting, number, slots, compression))
+            try:
+                for _ in range(number):
+                    slots.acquire()
+                    waiting.put(next(groups))
+            except BaseException:
+                waiting.put(None)  # no more comes: the thread must not wait for it
+                raise
+        for part in written:
+            part.result()
+
+
+def _cut(rows: Any, counts: list[int]) -> Iterator[Any]:
+    """Yield the row groups of parts that have so many rows."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     batches = iter(rows)
     held: list[Any] = []
     have = 0
-    for path, count in parts:
+    for count in counts:
+        for start in range(0, count, ROW_GROUP):
+            wanted = min(ROW_GROUP, count - start)
+            while have < wanted:
+                batch = next(batches)
+                held.append(batch)
+                have += batch.num_rows
+            whole = pa.Table.from_batches(held, rows.schema)
+            yield whole.slice(0, wanted)
+            rest = whole.slice(wanted)
+            held, have = (rest.to_batches() if rest.num_rows else []), rest.num_rows
+
+
+def _write_part(
+    path: Path, schema: Any, waiting: SimpleQueue[Any], number: int, slots: BoundedSemaphore, compression: Any
+) -> None:
+    """Write one part from `number` row groups; the file stands under its name once it is whole."""
+    import pyarrow.parquet as pq
+
+    taken = 0
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        dictionary = compression == "zstd"
         with pq.ParquetWriter(
-            temporary, rows.schema, compression=compression, store_decimal_as_integer=True, use_dictionary=dictionary
+            temporary,
+            schema,
+            compression=compression,
+            store_decimal_as_integer=True,
+            use_dictionary=compression == "zstd",
         ) as writer:
-            left = count
-            while left:
-                wanted = min(left, ROW_GROUP)
-                while have < wanted:
-                    batch = next(batches)
-                    held.append(batch)
-                    have += batch.num_rows
-                whole = pa.Table.from_batches(held, rows.schema)
-                writer.write_table(whole.slice(0, wanted).combine_chunks(), row_group_size=ROW_GROUP)
-                rest = whole.slice(wanted)
-                held, have = (rest.to_batches() if rest.num_rows else []), rest.num_rows
-                left -= wanted
+            while taken < number:
+                group = waiting.get()
+                taken = number if group is None else taken + 1
+                if group is None:  # the stream broke; the fault is raised where it did
+                    return
+                try:
+                    writer.write_table(group.combine_chunks(), row_group_size=ROW_GROUP)
+                finally:
+                    slots.release()
         temporary.replace(path)
+    finally:
+        while taken < number:  # after a fault: whoever fills the queue must not wait for room in it
+            group = waiting.get()
+            taken = number if group is None else taken + 1
+            if group is not None:
+                slots.release()
