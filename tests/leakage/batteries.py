@@ -1,4 +1,4 @@
-"""Seven batteries: each alters a case in a way that must not, or must, move its features.
+"""Eight batteries: each alters a case in a way that must not, or must, move its features.
 
 (a) deleted   rows known on or after as_of are deleted              nothing moves
 (b) noise     they are replaced by other rows, and more of them     nothing moves
@@ -6,6 +6,7 @@
 (d) shifted   known_on of used rows is moved to as_of               those customers move, as if the rows did not exist
 (e) boundary  further rows and versions known exactly at as_of      nothing moves
 (f) outcomes  other outcomes, known on other days                   nothing moves
+(h) asked     customers are asked about on further dates       nothing moves
 (g) is about what is fitted on outcomes: see fitting.py.
 """
 
@@ -15,12 +16,11 @@ import datetime as dt
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from building import Built, build, differing
+from building import Built, bits, build, differing
 from lenders import Case, Tables, set_column, shifted
 
 from features.tables import contract_of
@@ -148,15 +148,25 @@ def with_outcomes(case: Case) -> Case:
     return replace(case, observed=case.observed.append_column("outcome", pa.array(drawn)))
 
 
+def asked_more(case: Case) -> Case:
+    """Ask about every customer on a later date as well."""
+    later = case.observed.filter(pc.equal(case.observed["as_of"], pc.max(case.observed["as_of"])))
+    moved = set_column(later, "as_of", shifted(later["as_of"], 45))
+    order = [("as_of", "ascending"), ("customer_id", "ascending")]
+    return replace(case, observed=pa.concat_tables([case.observed, moved]).sort_by(order))
+
+
 SILENT: dict[str, Callable[[Case], Case]] = {
     "a deleted": deleted, "b noise": noise, "c shuffled": shuffled, "e boundary": boundary, "f outcomes": outcomes,
+    "h asked": asked_more,
 }  # fmt: skip
 
 
-def judged_rows(case: Case) -> pa.Array:
-    """Return which asked rows the alterations speak about: those asked at or before the case's date."""
-    order = case.observed.sort_by([("as_of", "ascending"), ("customer_id", "ascending")])
-    return pc.less_equal(order["as_of"], case.as_of).combine_chunks()
+def together(case: Case) -> Case:
+    """Noise, boundary, other outcomes, other dates asked and another order at once: none of them may move anything."""
+    for change in (boundary, noise, outcomes, asked_more, shuffled):
+        case = change(case)
+    return case
 
 
 def alarms(
@@ -166,9 +176,9 @@ def alarms(
     found = {}
     for name in names:
         if name == "d shifted":
-            moved = forgotten(case, only, panel=panel) or forgotten(case, only, OF_CREDITS, panel=panel)
+            moved = forgotten(case, only, panel=panel)
         else:
-            moved = differing(base, build(SILENT[name](case), only, panel=panel), judged_rows(case))
+            moved = differing(base, build(SILENT[name](case), only, panel=panel), case.as_of)
         if moved:
             found[name] = moved
     return found
@@ -188,67 +198,128 @@ def _own_rows(table: pa.Table, customers: list[str], tables: Tables) -> pa.Array
 OF_CREDITS = frozenset({"credits", "statements", "instalments", "payments"})
 
 
-def forgotten(
-    case: Case, only: frozenset[str] = frozenset(), hang_on: frozenset[str] = frozenset(), *, panel: bool | None = None
-) -> list[str]:
-    """(d) for all rows: every second customer's rows become known at as_of; return features that still hold a value.
+def forgotten(case: Case, only: frozenset[str] = frozenset(), *, panel: bool | None = None) -> list[str]:
+    """(d) for all rows of a customer; return the features that still hold a value.
 
-    With `hang_on` the credits alone become known so late, and the features are those that hang on credits.
+    Of every second customer all rows become known at as_of, and no feature may have a value. Of the others the credits
+    alone become known so late, and nothing that hangs on credits may have one.
     """
-    customers = sorted(set(case.observed["customer_id"].to_pylist()))[::2]
+    customers = sorted(set(case.observed["customer_id"].to_pylist()))
     moved = {}
     for name, table in case.tables.items():
-        mine = _own_rows(table, customers, case.tables)
-        if mine is None or (hang_on and name != "credits"):
+        mine = _own_rows(table, customers if name == "credits" else customers[::2], case.tables)
+        if mine is None:
             moved[name] = table
             continue
         late = pc.max_element_wise(table["known_on"], pa.scalar(case.as_of, pa.date32()))
         moved[name] = set_column(table, "known_on", pc.if_else(mine, late, table["known_on"]).combine_chunks())
-    if hang_on and "credits" not in case.tables:
-        return []
     after = build(case.with_tables(moved), only, panel=panel)
-    asked = pc.and_(pc.is_in(after.rows["customer_id"], pa.array(customers)), judged_rows(case))
-    rows = after.rows.filter(asked)
-    asked_about = [name for name in after.features if not hang_on or after.sources[name] <= hang_on]
-    return [name for name in asked_about if rows[name].null_count < len(rows)]
+    rows = after.rows.filter(pc.less_equal(after.rows["as_of"], case.as_of))
+    whole = pc.is_in(rows["customer_id"], pa.array(customers[::2]))
+    gone, lineless = rows.filter(whole), rows.filter(pc.invert(whole))
+    found = [name for name in after.features if gone[name].null_count < len(gone)]
+    if "credits" in case.tables:
+        hang_on = [name for name in after.features if after.sources[name] <= OF_CREDITS]
+        found += [name for name in hang_on if lineless[name].null_count < len(lineless) and name not in found]
+    return found
 
 
-def newest_used(case: Case, name: str, taken: set[str]) -> tuple[str, pa.Array] | None:
-    """Return (customer, mask of the versions) of the newest event that this customer's features rest on."""
+def _countable(case: Case, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (places of rows that a feature can rest on at as_of, in the order of their events; their owners)."""
     table = case.tables[name]
-    contract = contract_of(name, set(table.column_names))
-    past = pc.less(table["known_on"], case.as_of)
-    frame = table.append_column("at", pa.array(np.arange(len(table)))).filter(past)
-    if contract.event in ("opened_on", "due_on", "paid_on", "stated_on", "event_on", "period_start"):
-        frame = frame.filter(pc.less(frame[contract.event], case.as_of))
-    if "amount" in frame.column_names:
-        frame = frame.filter(pc.not_equal(frame["amount"], pa.scalar(Decimal(0), frame.schema.field("amount").type)))
+    event = contract_of(name, set(table.column_names)).event
+    event = event if event in table.column_names and event not in ("as_of", "published_on") else "known_on"
+    frame = pa.table({"at": np.arange(len(table)), "known_on": table["known_on"], "event": table[event]})
+    owner = "customer_id" if "customer_id" in table.column_names else "credit_id"
+    frame = frame.append_column("owner", table[owner] if owner in table.column_names else table["industry"])
+    frame = frame.filter(pc.less(frame["known_on"], case.as_of))
+    if name != "instalments":  # those to come are known as well
+        frame = frame.filter(pc.less(frame["event"], case.as_of))
+    if name == "observations":
+        frame = frame.filter(pc.equal(table["as_of"].take(frame["at"]), case.as_of))
+    frame = frame.sort_by([("event", "ascending"), ("at", "ascending")])
+    owners = np.array(frame["owner"].to_pylist(), dtype=object)
+    if owner == "credit_id" and owner in table.column_names:
+        lines = case.tables["credits"]
+        of = dict(zip(lines["credit_id"].to_pylist(), lines["customer_id"].to_pylist(), strict=True))
+        owners = np.array([of.get(each) for each in owners], dtype=object)
+    return frame["at"].to_numpy(), owners
+
+
+def _with_versions(table: pa.Table, key: tuple[str, ...], places: list[int]) -> pa.Array:
+    """Return which rows are versions of the rows at these places."""
+    if not key:
+        return pa.array(np.isin(np.arange(len(table)), places))
+    names = pc.binary_join_element_wise(*(table[column].cast(pa.string()) for column in key), "\x1f").combine_chunks()
+    return pc.is_in(names, names.take(pa.array(places, pa.int64())))
+
+
+def one_row_later(case: Case, turn: int) -> tuple[Case, dict[str, str]]:
+    """(d) for one row of each customer: it becomes known at as_of. Returns the case and customer -> table of its row.
+
+    Customers take turns with the tables, and with the row: the newest, the oldest, the largest or smallest in some
+    number, any. One row of the industries moves for all customers whose turn is `industries`.
+    """
+    random = np.random.default_rng(turn)
+    rows = {name: _countable(case, name) for name in case.tables}
     asked = case.observed.filter(pc.equal(case.observed["as_of"], case.as_of))
-    at_date = set(asked["customer_id"].to_pylist()) - taken
-    owner = {}
-    if "customer_id" not in table.column_names and "credits" in case.tables:
-        own = case.tables["credits"]
-        owner = dict(zip(own["credit_id"].to_pylist(), own["customer_id"].to_pylist(), strict=True))
-    event = contract.event if contract.event in frame.column_names else "known_on"
-    for row in frame.sort_by([(event, "descending"), ("at", "ascending")]).to_pylist():
-        customer = row.get("customer_id") or owner.get(row.get("credit_id"))
-        if customer in at_date:
-            same = pa.array([True] * len(table))
-            for column in contract.key or ("customer_id", "event_on"):
-                same = pc.and_(same, pc.equal(table[column], row[column]))
-            return customer, same
-    return None
-
-
-def one_row_later(case: Case) -> tuple[Case, dict[str, str]]:
-    """(d) for one row of each history: it becomes known at as_of. Returns the case and table -> customer concerned."""
-    moved, whose, taken = dict(case.tables), {}, set()
-    for name in case.tables:
-        found = newest_used(case, name, taken) if name != "industries" else None
-        if found is not None:
-            whose[name], same = found
-            taken.add(found[0])
-            table = moved[name]
-            late = pc.max_element_wise(table["known_on"], pa.scalar(case.as_of, pa.date32()))
-            moved[name] = set_column(table, "known_on", pc.if_else(same, late, table["known_on"]).combine_chunks())
+    customers = np.array(sorted(set(asked["customer_id"].to_pylist())), dtype=object)
+    names = sorted(case.tables)
+    late: dict[str, list[int]] = {name: [] for name in names}
+    whose = {}
+    for number, customer in enumerate(random.permutation(customers)):
+        for step in range(len(names)):  # the next table in turn that says something of this customer
+            name = names[(number + step) % len(names)]
+            at, owners = rows[name]
+            mine = at if name == "industries" else at[owners == customer]
+            if len(mine):
+                break
+        else:
+            continue
+        late[name].append(_picked(case.tables[name], mine, number // len(names) % 5, random))
+        whose[str(customer)] = name
+    moved = {}
+    for name, table in case.tables.items():
+        same = _with_versions(table, contract_of(name, set(table.column_names)).key, late[name])
+        learned = pc.max_element_wise(table["known_on"], pa.scalar(case.as_of, pa.date32()))
+        moved[name] = set_column(table, "known_on", pc.if_else(same, learned, table["known_on"]).combine_chunks())
     return case.with_tables(moved), whose
+
+
+def _picked(table: pa.Table, places: np.ndarray, way: int, random: np.random.Generator) -> int:
+    """Return one of the places (in the order of events): newest, oldest, largest, smallest, or any."""
+    measures = [f.name for f in table.schema if pa.types.is_decimal(f.type) or pa.types.is_floating(f.type)]
+    if way in (2, 3) and measures:
+        values = table[random.choice(measures)].take(places).cast(pa.float64()).fill_null(0.0).to_numpy()
+        return int(places[values.argmax() if way == 2 else values.argmin()])
+    return int(places[-1] if way == 0 else places[0] if way == 1 else random.choice(places))
+
+
+def moved_by_one_row(case: Case, base: Built, turn: int) -> tuple[set[str], list[str]]:
+    """Return (features that moved for a customer whose row was late, complaints).
+
+    A feature of a customer may move by a row of its sources alone. Complaint: a late row that was used moves nothing.
+    """
+    later, whose = one_row_later(case, turn)
+    after = build(later)
+    at = pc.equal(base.rows["as_of"], case.as_of)
+    before, after_rows = base.rows.filter(at), after.rows.filter(at)
+    customers = before["customer_id"].to_pylist()
+    tables = np.array([whose.get(each, "") for each in customers])
+    moved, touched = set(), {name: np.zeros(int((tables == name).sum()), bool) for name in set(whose.values())}
+    for name in base.features:
+        differs = _differs(before[name], after_rows[name])
+        for table, rows in touched.items():
+            here = differs[tables == table]
+            if here.any() and table in base.sources[name]:
+                moved.add(name)
+                np.logical_or(rows, here, out=rows)
+    silent = [table for table, rows in touched.items() if not rows.any()]
+    return moved, silent
+
+
+def _differs(one: pa.ChunkedArray, other: pa.ChunkedArray) -> np.ndarray:
+    """Return which values differ, a null from a value too."""
+    a, b = (bits(each) for each in (one, other))
+    same = pc.or_(pc.fill_null(pc.equal(a, b), False), pc.and_(pc.is_null(a), pc.is_null(b)))
+    return ~same.to_numpy(zero_copy_only=False)

@@ -24,6 +24,7 @@ from features.tables import contract_of, describe_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 Tables = dict[str, pa.Table]
+FOLDERS = {"sba_national": "sba_national_subset"}  # where the real files of a source lie, if not under its name
 
 
 @dataclass(frozen=True)
@@ -142,23 +143,27 @@ def case(name: str, tables: Tables, description: dict[str, Any], as_of: dt.date,
 
 
 def real(folder: Path, source: str, realdata: Path, *, customers: int = 400) -> Case:
-    """Ingest a real source; many as_ofs (one a decision) in berka, one in uci_taiwan (a part of its customers)."""
+    """Ingest a real source by its whole mapping and ask about its own decisions (at most so many customers)."""
     from pipeline import ingest, observe
+    from pipeline.featurise import Params
 
     with project(folder, {"source": source, "as_of": "latest", "language": "en"}) as here:
-        (here / "data/raw" / source).symlink_to(realdata / source)
+        (here / "data/raw" / source).symlink_to(realdata / FOLDERS.get(source, source))
         quietly(ingest, observe)
         tables, description = read_tables(here)
         import pyarrow.parquet as pq
 
         outcomes = pq.read_table("data/observe/training.parquet")
-    asked = outcomes.select(["customer_id", "as_of"]).sort_by([("as_of", "ascending"), ("customer_id", "ascending")])
+        asked = pq.read_table("data/observe/observations.parquet", columns=["customer_id", "as_of"])
+    asked = asked.sort_by([("as_of", "ascending"), ("customer_id", "ascending")])
     if len(asked) > customers:
         asked = asked.take(np.arange(0, len(asked), len(asked) // customers)[:customers])
         tables = {name: kept(table, set(asked["customer_id"].to_pylist()), tables) for name, table in tables.items()}
         outcomes = kept(outcomes, set(asked["customer_id"].to_pylist()), tables)
     as_of = sorted(asked["as_of"].to_pylist())[len(asked) // 2]
-    return Case(source, restated(tables, 1), description, asked, as_of, outcomes)
+    given = Params()
+    settings = {"windows": given.windows_months, "lags": given.lag_months}
+    return Case(source, restated(tables, 1), description, asked, as_of, outcomes, settings)
 
 
 def kept(table: pa.Table, customers: set[str], tables: Tables) -> pa.Table:

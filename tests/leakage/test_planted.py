@@ -6,7 +6,7 @@ import pytest
 from batteries import alarms
 from building import build
 from planted import LEAKS, Leak
-from test_clean import chosen
+from test_clean import lender
 
 QUICK = {
     "boundary <= instead of <", "event date in place of knowledge", "no cut at all", "global mean taken off",
@@ -18,7 +18,7 @@ QUICK = {
 def planted(leak: Leak, request: pytest.FixtureRequest, names: list[str]) -> dict[str, list[str]]:
     """Return what the batteries say of the mutated code."""
     folder = None if leak.source == "simulated" else request.getfixturevalue("realdata")
-    case, _ = chosen(leak.source, folder)
+    case = lender(leak.source, folder)
     with pytest.MonkeyPatch.context() as patch:
         leak.plant(patch)
         base = build(case, leak.subjects, panel=leak.panel)
