@@ -1,9 +1,13 @@
 """Categories as numbers: smoothed default rates of their levels, out of fold, with codes for missing and unseen.
 
 A level's code is (defaults + smoothing * rate of all rows) / (rows + smoothing). While training, a row's code comes
-from the rows of *other* customers (folds by customer), so a row never sees its own outcome. Rare and unseen levels
-share one code. The JSON form names a level by a SHA-256 of feature and level: no customer's value stands in it in
-clear.
+from the rows of *other* customers (folds by customer), so a row never sees its own outcome; where rows are judged in
+time, also from such outcomes alone as were known before the month of the row's as_of (null before both a default and a
+good one were). So every row is coded as a later one will be: by what is known then, which for the model that scores is
+all that trained it. A division at random has no such order and codes by customer alone: ordering codes there left
+nearly all of them null (AUC .742 -> .656 on SBA loans of sixty months, .717 -> .708 on SuperLender). Rare and unseen
+levels share one code. The JSON form names a level by a SHA-256 of feature and level: no customer's value stands in it
+in clear.
 """
 
 from __future__ import annotations
@@ -98,12 +102,13 @@ class Encoders:
 
 def fit(panel: Panel, inputs: Iterable[Input], smoothing: float) -> Encoders:
     """Learn the codes of the categorical inputs from all rows of `panel`."""
-    everyone = np.ones(len(panel), bool)
     codes = {}
     for each in inputs:
         if each.kind == "categorical":
             place, levels = pd.factorize(_text(panel.features[each.name]))
-            table, missing, unseen = _table(place, len(levels), panel.outcome, everyone, smoothing)
+            count = np.bincount(place + 1, minlength=len(levels) + 1)
+            bads = np.bincount(place + 1, weights=panel.outcome, minlength=len(levels) + 1)
+            table, missing, unseen = _codes(count, bads, smoothing)
             known = [(str(level), code) for level, code in zip(levels, table, strict=True) if not np.isnan(code)]
             keyed = {level_key(each.name, level): float(code) for level, code in known}
             codes[each.name] = Codes(keyed, missing, unseen)
@@ -111,7 +116,7 @@ def fit(panel: Panel, inputs: Iterable[Input], smoothing: float) -> Encoders:
 
 
 def fit_matrix(panel: Panel, inputs: Iterable[Input], smoothing: float, seed: int) -> tuple[Encoders, np.ndarray]:
-    """Return encoders learned from all rows, and the training matrix with out-of-fold codes.
+    """Return encoders learned from all rows, and the training matrix with out-of-fold codes, in time where it is given.
 
     Refused like `Encoders.matrix`. The inner folds are by customer and depend on `seed` and the customers alone.
     """
@@ -123,15 +128,39 @@ def fit_matrix(panel: Panel, inputs: Iterable[Input], smoothing: float, seed: in
     # not stratified: else a row's own outcome would decide which rows its code is learned from
     fold = grouped_folds_of(panel.customer, np.zeros(len(panel)), INNER_FOLDS, seed + 7919)
     for column, each in enumerate(inputs):
-        if each.kind != "categorical":
-            continue
-        place, levels = pd.factorize(_text(panel.features[each.name]))
-        for number in range(INNER_FOLDS):
-            table, missing, unseen = _table(place, len(levels), panel.outcome, fold != number, smoothing)
-            codes = np.append(np.where(np.isnan(table), unseen, table), missing)
-            asked = fold == number
-            matrix[asked, column] = codes[place[asked]]
+        if each.kind == "categorical":
+            place, levels = pd.factorize(_text(panel.features[each.name]))
+            matrix[:, column] = _row_codes(panel, place, len(levels), fold, smoothing)
     return encoders, matrix
+
+
+def _row_codes(panel: Panel, place: np.ndarray, levels: int, fold: np.ndarray, smoothing: float) -> np.ndarray:
+    """Return each row's code from outcomes of the other inner folds, in time those known before its month."""
+    if panel.learned is None:
+        start, learned = np.zeros(len(panel), "datetime64[M]"), np.zeros(len(panel), "datetime64[M]")
+    else:
+        start, learned = panel.as_of.astype("datetime64[M]"), panel.learned.astype("datetime64[M]")
+        learned = learned + (learned.astype("datetime64[D]") < panel.learned)  # within a month: from the next one on
+    cell = fold * (levels + 1) + place + 1
+    shape = (INNER_FOLDS, levels + 1)
+    count, bads = np.zeros(shape), np.zeros(shape)
+    codes = np.full(len(panel), np.nan)
+    order = np.argsort(learned, kind="stable")
+    months = np.unique(start)
+    ends = np.searchsorted(learned[order], months, side="right")
+    for month, first, past_last in zip(months, np.append(0, ends[:-1]), ends, strict=True):
+        new = order[first:past_last]
+        count += np.bincount(cell[new], minlength=count.size).reshape(shape)
+        bads += np.bincount(cell[new], weights=panel.outcome[new], minlength=count.size).reshape(shape)
+        asked = np.flatnonzero(start == month)
+        for number in np.unique(fold[asked]):
+            others, theirs = count.sum(axis=0) - count[number], bads.sum(axis=0) - bads[number]
+            if panel.learned is not None and not 0 < theirs.sum() < others.sum():
+                continue
+            table, missing, unseen = _codes(others, theirs, smoothing)
+            mine = asked[fold[asked] == number]
+            codes[mine] = np.append(np.where(np.isnan(table), unseen, table), missing)[place[mine]]
+    return codes
 
 
 def _text(values: pd.Series) -> np.ndarray:
@@ -140,12 +169,11 @@ def _text(values: pd.Series) -> np.ndarray:
     return text.where(text.isna(), text.map(str)).where(text.notna(), None).to_numpy()
 
 
-def _table(
-    place: np.ndarray, levels: int, outcome: np.ndarray, rows: np.ndarray, smoothing: float
-) -> tuple[np.ndarray, float, float]:
-    """Return (code of each level, NaN where rare; code of missing; code of unseen) from counts, which are exact."""
-    count = np.bincount(place[rows] + 1, minlength=levels + 1)
-    bads = np.bincount(place[rows] + 1, weights=outcome[rows], minlength=levels + 1)
+def _codes(count: np.ndarray, bads: np.ndarray, smoothing: float) -> tuple[np.ndarray, float, float]:
+    """Return (code of each level, NaN where rare; code of missing; code of unseen) from counts, which are exact.
+
+    `count` and `bads` hold rows and defaults of missing, then of each level.
+    """
     total = count.sum()
     rate = bads.sum() / total if total else 0.0
     codes = (bads + smoothing * rate) / (count + smoothing)

@@ -85,7 +85,8 @@ def inputs_from_catalogue(catalogue: pd.DataFrame) -> tuple[Input, ...]:
 class Panel:
     """Rows of (customer_id, as_of) with outcome 0/1 and features, in the order (as_of, customer_id).
 
-    `closes` is the first day on which every outcome of the row's as_of can be known: as_of + horizon.
+    `closes` is the first day on which every outcome of the row's as_of can be known: as_of + horizon. `learned` is the
+    first day on which the row's own outcome is known and its window closed; None where rows are not judged in time.
     """
 
     customer: np.ndarray  # str objects
@@ -93,6 +94,7 @@ class Panel:
     closes: np.ndarray  # datetime64[D]
     outcome: np.ndarray  # int8, 0 or 1
     features: pd.DataFrame  # one column a feature, same order of rows
+    learned: np.ndarray | None = None  # datetime64[D]
 
     def __len__(self) -> int:
         return len(self.outcome)
@@ -110,6 +112,7 @@ class Panel:
             self.closes[rows],
             self.outcome[rows],
             self.features.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows].reset_index(drop=True),
+            None if self.learned is None else self.learned[rows],
         )
 
 
@@ -137,11 +140,11 @@ def add_months(days: np.ndarray, months: int) -> np.ndarray:
     return moved.to_numpy().astype("datetime64[D]")
 
 
-def panel(frame: pd.DataFrame, names: Iterable[str], horizon: int) -> Panel:
-    """Check training rows and return them as a Panel over the features `names`.
+def panel(frame: pd.DataFrame, names: Iterable[str], horizon: int, *, in_time: bool = False) -> Panel:
+    """Check training rows and return them as a Panel over the features `names`; `in_time`: with `learned`.
 
-    `frame`: customer_id, as_of, outcome and the features. Refused: an outcome that is not 0 or 1 (unknown never
-    trains), the same (customer_id, as_of) twice, rows out of order, a feature that is not there.
+    `frame`: customer_id, as_of, outcome, the features, and perhaps outcome_known_on. Refused: an outcome that is not 0
+    or 1 (unknown never trains), the same (customer_id, as_of) twice, a feature that is not there.
     """
     problems = []
     missing = [name for name in names if name not in frame]
@@ -163,12 +166,18 @@ def panel(frame: pd.DataFrame, names: Iterable[str], horizon: int) -> Panel:
         raise DataRefused(problems)
     ordered = frame.sort_values(["as_of", "customer_id"], kind="stable").reset_index(drop=True)
     as_of = pd.to_datetime(ordered["as_of"]).to_numpy().astype("datetime64[D]")
+    closes = add_months(as_of, horizon)
+    learned = closes if in_time else None
+    if in_time and "outcome_known_on" in ordered:
+        known = pd.to_datetime(ordered["outcome_known_on"]).to_numpy().astype("datetime64[D]") + np.timedelta64(1, "D")
+        learned = np.where(np.isnat(known), closes, np.maximum(known, closes))
     return Panel(
         customer=ordered["customer_id"].astype(str).to_numpy(dtype=object),
         as_of=as_of,
-        closes=add_months(as_of, horizon),
+        closes=closes,
         outcome=pd.to_numeric(ordered["outcome"]).to_numpy(dtype=np.int8),
         features=ordered[list(names)],
+        learned=learned,
     )
 
 

@@ -111,7 +111,8 @@ def read_panel(selected: dict[str, Any], names: list[str] | None = None) -> tupl
     """Return the training rows over the selected features (or `names`), their part and their fold (-1: none)."""
     frame = read_frame(TRAINING / "features.parquet")
     wanted = names or [record["name"] for record in selected["features"]]
-    rows = panel(frame, wanted, selected["split"]["horizon_months"])
+    plan = selected["split"]
+    rows = panel(frame, wanted, plan["horizon_months"], in_time=plan["kind"] == "time")
     parts = read_frame(OUT / "parts.parquet")
     same = len(parts) == len(rows) and (parts["customer_id"].to_numpy() == rows.customer).all()
     if not same or (parts["as_of"].to_numpy().astype("datetime64[D]") != rows.as_of).any():

@@ -68,7 +68,7 @@ def model_by_time(frame: pd.DataFrame) -> Model:
     selected = select_stage.run(frame, CATALOGUE, SelectSettings(test_share=0.2, min_bads=5, folds=3))
     inputs = select_stage.selected_inputs(selected["features"])
     horizon = selected["features"]["split"]["horizon_months"]
-    rows = panel(frame, [each.name for each in inputs], horizon)
+    rows = panel(frame, [each.name for each in inputs], horizon, in_time=True)
     inside = (selected["parts"]["part"] == "train").to_numpy()
     fold = selected["parts"]["fold"].fillna(-1).to_numpy(dtype=int)[inside]
     train = rows.take(inside)
@@ -108,15 +108,31 @@ def held_out_moves_nothing() -> bool:
 
 
 def own_code_is_not_own_outcome() -> bool:
-    """A customer's other outcomes leave that customer's own target codes as they are."""
-    rows = panel(frame_of(), list(NAMES), 12)
+    """A customer's other outcomes leave that customer's own target codes as they are, judged in time or not."""
+    inputs = inputs_from_catalogue(CATALOGUE)
+    for in_time in (False, True):
+        rows = panel(frame_of(), list(NAMES), 12, in_time=in_time)
+        _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
+        for customer in rows.customer[:10]:
+            mine = rows.customer == customer
+            turned = replace(rows, outcome=np.where(mine, 1 - rows.outcome, rows.outcome).astype("int8"))
+            _, after = encoders.fit_matrix(turned, inputs, 10.0, 1)
+            if not np.array_equal(before[mine], after[mine], equal_nan=True):
+                return False
+    return True
+
+
+def not_yet_known_moves_nothing() -> bool:
+    """Judged in time, outcomes not known at an as_of leave the target codes of rows up to it as they are."""
+    rows = panel(frame_of(), list(NAMES), 12, in_time=True)
     inputs = inputs_from_catalogue(CATALOGUE)
     _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
-    for customer in rows.customer[:10]:
-        mine = rows.customer == customer
-        turned = replace(rows, outcome=np.where(mine, 1 - rows.outcome, rows.outcome).astype("int8"))
-        _, after = encoders.fit_matrix(turned, inputs, 10.0, 1)
-        if not np.array_equal(before[mine], after[mine], equal_nan=True):
+    known_on = rows.learned - np.timedelta64(1, "D")
+    for day in np.unique(rows.as_of)[3::6]:
+        turned = np.where(known_on >= day, 1 - rows.outcome, rows.outcome).astype("int8")
+        _, after = encoders.fit_matrix(replace(rows, outcome=turned), inputs, 10.0, 1)
+        past = rows.as_of <= day
+        if not np.array_equal(before[past], after[past], equal_nan=True):
             return False
     return True
 
@@ -157,6 +173,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "g later rows": later_moves_nothing,
     "g held-out fold": held_out_moves_nothing,
     "g own code": own_code_is_not_own_outcome,
+    "g not yet known": not_yet_known_moves_nothing,
     "split customers": customers_stay_together,
     "split windows": windows_close_first,
     "split duplicates": rows_are_there_once,
@@ -170,7 +187,7 @@ def alarms_of(names: tuple[str, ...] = tuple(CHECKS)) -> list[str]:
 # --- leaks ------------------------------------------------------------------------------------------------------------
 
 REAL = {
-    "select": select_stage.select, "split": splits.split, "table": encoders._table, "fit": encoders.fit,
+    "select": select_stage.select, "split": splits.split, "fit_matrix": encoders.fit_matrix, "fit": encoders.fit,
     "fold_indices": splits.fold_indices, "calibrated": calibrate.calibrated, "panel": panel, "train": recipe.train,
     "grouped": splits.grouped_folds,
 }  # fmt: skip
@@ -180,8 +197,8 @@ def _everything(patch: pytest.MonkeyPatch) -> list[Panel]:
     """Remember every whole panel that the steps are given."""
     seen: list[Panel] = []
 
-    def remembered(*arguments: object) -> Panel:
-        seen.append(REAL["panel"](*arguments))
+    def remembered(*arguments: object, **named: object) -> Panel:
+        seen.append(REAL["panel"](*arguments, **named))
         return seen[-1]
 
     patch.setattr(select_stage, "panel", remembered)
@@ -213,6 +230,24 @@ def in_fold_codes(patch: pytest.MonkeyPatch) -> None:
     def fit_matrix(rows: Panel, inputs: tuple, smoothing: float, _: int) -> tuple:
         made = encoders.fit(rows, inputs, smoothing)
         return made, made.matrix(rows.features, inputs)
+
+    patch.setattr(encoders, "fit_matrix", fit_matrix)
+
+
+def codes_of_later_outcomes(patch: pytest.MonkeyPatch) -> None:
+    """Codes by customer alone, from outcomes of any date."""
+
+    def fit_matrix(rows: Panel, *rest: object) -> tuple:
+        return REAL["fit_matrix"](replace(rows, learned=None), *rest)
+
+    patch.setattr(encoders, "fit_matrix", fit_matrix)
+
+
+def codes_before_the_window_closes(patch: pytest.MonkeyPatch) -> None:
+    """An outcome counts from the as_of on that it speaks about."""
+
+    def fit_matrix(rows: Panel, *rest: object) -> tuple:
+        return REAL["fit_matrix"](rows if rows.learned is None else replace(rows, learned=rows.as_of), *rest)
 
     patch.setattr(encoders, "fit_matrix", fit_matrix)
 
@@ -268,10 +303,10 @@ def random_test_rows(patch: pytest.MonkeyPatch) -> None:
 def renamed_customers(patch: pytest.MonkeyPatch) -> None:
     """The same customer under a second identifier, on both sides of the split."""
 
-    def doubled(frame: pd.DataFrame, *rest: object) -> Panel:
+    def doubled(frame: pd.DataFrame, *rest: object, **named: object) -> Panel:
         first = frame[frame["as_of"] == DATES[0]]
         again = first.assign(customer_id=first["customer_id"] + "-b", as_of=DATES[-1])
-        return REAL["panel"](pd.concat([frame, again]), *rest)
+        return REAL["panel"](pd.concat([frame, again]), *rest, **named)
 
     patch.setitem(globals(), "panel", doubled)
 
@@ -279,11 +314,11 @@ def renamed_customers(patch: pytest.MonkeyPatch) -> None:
 def rows_twice(patch: pytest.MonkeyPatch) -> None:
     """Every tenth row is delivered a second time, three years later."""
 
-    def doubled(frame: pd.DataFrame, *rest: object) -> Panel:
+    def doubled(frame: pd.DataFrame, *rest: object, **named: object) -> Panel:
         some = frame.iloc[::10]
         again = some.assign(customer_id="x" + some["customer_id"], as_of=DATES[-1])
         again = again.drop_duplicates(["customer_id", "as_of"])
-        return REAL["panel"](pd.concat([frame, again]), *rest)
+        return REAL["panel"](pd.concat([frame, again]), *rest, **named)
 
     patch.setitem(globals(), "panel", doubled)
 
@@ -293,6 +328,8 @@ FITTING_LEAKS = (
     ("encoders fitted on train and test", "L1.2", on_test_encoders, "g later rows"),
     ("calibration level from test rows", "L1.2", on_test_calibration, "g later rows"),
     ("target codes on all rows", "L1.2", in_fold_codes, "g own code"),
+    ("target codes of outcomes not yet known", "L3.1", codes_of_later_outcomes, "g not yet known"),
+    ("target codes before the window closes", "L3.1", codes_before_the_window_closes, "g not yet known"),
     ("a fold taught by the rows it is asked about", "L1.1", taught_by_the_asked, "g held-out fold"),
     ("a customer in train and test", "L3.2", customers_apart, "split customers"),
     ("no gap between train and test", "L3.1", no_gap, "split windows"),

@@ -1,5 +1,7 @@
 """Target codes: by hand, out of fold, without customers' values in clear."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,6 +45,49 @@ def test_a_row_never_sees_its_own_outcome():
         only = rows.take(~asked)
         expected = encoders.fit(only, [LEVEL], 10.0).codes["branch"].apply("branch", rows.features["branch"][asked])
         assert before[asked, 0] == pytest.approx(expected)
+
+
+def in_time(rows=600, seed=3):
+    """Rows of five years, some outcomes known late, two without a day on which they are."""
+    random = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "customer_id": [f"c{n:03d}" for n in random.integers(0, 150, rows)],
+            "as_of": pd.Timestamp("2015-01-01") + pd.to_timedelta(random.integers(0, 1800, rows), unit="D"),
+            "branch": random.choice(["a", "b", "c", None], rows),
+            "outcome": random.integers(0, 2, rows),
+        }
+    ).drop_duplicates(["customer_id", "as_of"])
+    known = frame["as_of"] + pd.to_timedelta(random.integers(0, 700, len(frame)), unit="D")
+    frame["outcome_known_on"] = known.where(np.arange(len(frame)) > 1)
+    return panel(frame, ["branch"], 12, in_time=True)
+
+
+def test_in_time_a_code_rests_on_what_was_known_before():
+    """Against a loop over rows: other customers' outcomes, known and their windows closed, before the row's month."""
+    rows = in_time()
+    matrix = encoders.fit_matrix(rows, [LEVEL], 10.0, 1)[1][:, 0]
+    fold = grouped_folds_of(rows.customer, np.zeros(len(rows)), encoders.INNER_FOLDS, 1 + 7919)
+    for at in range(0, len(rows), 7):
+        month = rows.as_of[at].astype("datetime64[M]").astype("datetime64[D]")
+        seen = (rows.learned <= month) & (fold != fold[at])
+        if not 0 < rows.outcome[seen].sum() < seen.sum():
+            assert np.isnan(matrix[at])
+            continue
+        only = encoders.fit(rows.take(seen), [LEVEL], 10.0).codes["branch"]
+        assert matrix[at] == pytest.approx(only.apply("branch", rows.features["branch"].iloc[[at]])[0])
+    assert 0.1 < np.isnan(matrix).mean() < 0.6
+
+
+def test_in_time_outcomes_not_yet_known_change_no_code():
+    rows = in_time()
+    before = encoders.fit_matrix(rows, [LEVEL], 10.0, 1)[1][:, 0]
+    for day in np.unique(rows.as_of)[::40]:
+        turned = replace(rows, outcome=np.where(rows.learned > day, 1 - rows.outcome, rows.outcome).astype("int8"))
+        after = encoders.fit_matrix(turned, [LEVEL], 10.0, 1)[1][:, 0]
+        past = rows.as_of <= day
+        assert np.array_equal(before[past], after[past], equal_nan=True)
+        assert not np.array_equal(before, after, equal_nan=True)
 
 
 def test_pure_noise_with_many_levels_does_not_teach():
