@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-peers
+.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-peers leak-table
 
 run: install
 	$(V)/python -m pipeline run
@@ -82,3 +82,7 @@ benchmark-accuracy: install benchmark-peers
 # The search against FLAML's on 100,000 rows and 300 columns; some forty minutes.
 benchmark-tuning: install benchmark-peers
 	$(V)/python -m benchmarks.tuning $(TUNING)
+
+# Plant every leak of tests/leakage, and write which proof caught it and what it moved into LEAKS.md (some minutes).
+leak-table: install-dev
+	PYTHONPATH=. $(V)/python tests/leakage/table.py

@@ -6,12 +6,10 @@ import contextlib
 import io
 
 import duckdb
-import pyarrow as pa
 import pytest
 from lenders import ROOT, project
 
-from features.build import Matrix, Settings
-from features.errors import ConfigurationRefused, DataRefused
+from features.errors import ConfigurationRefused
 from pipeline import ingest, observe
 
 HONEST = (ROOT / "data/sources/berka.yaml").read_text(encoding="utf-8")
@@ -124,33 +122,3 @@ def test_a_running_loan_is_not_good(berka):
         + HONEST[HONEST.index("      outcome_known_on: >-") :]
     )
     assert goods_before_their_time(berka(running)) == 154
-
-
-def test_a_table_without_dates_does_not_build():
-    """At the build itself: no known_on, or no event date and not declared static, is refused."""
-    import ibis
-
-    connection = ibis.duckdb.connect()
-    asked = pa.table({"customer_id": ["a"], "as_of": pa.array(["2021-01-01"]).cast(pa.date32())})
-    customers = pa.table(
-        {"customer_id": ["a"], "kind": ["person"], "known_on": pa.array(["2020-01-01"]).cast(pa.date32())}
-    )
-    orders = pa.table({"customer_id": ["a"], "amount": [1.0]})
-    dated = orders.append_column("known_on", customers["known_on"])
-    tables = {"customers": customers, "asked": asked, "undated": orders, "eventless": dated}
-    for name, table in tables.items():
-        connection.con.register(f"arrow_{name}", table)
-        connection.raw_sql(f"CREATE TABLE {name} AS SELECT * FROM arrow_{name}")
-    about = {"orders": {"numeric": ["amount"], "categorical": []}}
-
-    def matrix(name: str, description: dict) -> Matrix:
-        held = {"customers": connection.table("customers"), "orders": connection.table(name)}
-        return Matrix(connection, held, description, connection.table("asked"), connection.table("asked"), Settings())
-
-    for name in ("undated", "eventless"):
-        with pytest.raises(DataRefused, match="orders"):
-            matrix(name, about)
-    static = {"orders": {**about["orders"], "static": True}}
-    assert "orders_amount_last" in [feature.name for feature, _, _ in matrix("eventless", static).features]
-    with pytest.raises(DataRefused, match="orders"):
-        matrix("undated", static)

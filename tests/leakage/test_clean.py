@@ -7,16 +7,19 @@ rows that it needs (everything.py).
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from batteries import SILENT, alarms, forgotten, just_before, moved_by_one_row, together, with_outcomes
 from building import Built, build, differing, empty
 from everything import completed
-from lenders import Case, real, simulated
+from lenders import Case, project, quietly, real, simulated
 
 
 @functools.cache
@@ -143,3 +146,46 @@ def test_tables_hold_what_the_batteries_are_about():
     assert pc.any(pc.greater_equal(transactions["known_on"], case.as_of)).as_py()
     assert len(transactions) > pc.count_distinct(transactions["transaction_id"]).as_py()
     assert isinstance(transactions, pa.Table)
+
+
+def _again_in_another_order(raw: Path, there: Path) -> None:
+    """Write deliveries once more: rows of every file shuffled, folders under names that sort the other way round."""
+    random = np.random.default_rng(4)
+    folders = sorted(folder for folder in raw.iterdir() if folder.is_dir())
+    for number, folder in enumerate(folders):
+        new = there / f"part-{len(folders) - number:03d}"
+        new.mkdir(parents=True)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name, entry in manifest["files"].items():
+            head, *lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
+            text = head + "".join(lines[at] for at in random.permutation(len(lines)))
+            (new / name).write_text(text, encoding="utf-8")
+            entry["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        (new / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.slow
+def test_rows_and_files_in_another_order_give_the_same_bytes(tmp_path):
+    """(c) from the raw files on: what featurise writes is equal to the byte."""
+    from pipeline import featurise, ingest, observe, simulate
+
+    written = []
+    params = {
+        "source": "simulated", "as_of": "latest", "language": "en",
+        "simulate": {"seed": 2, "customers": 60, "months": 30},
+        "observe": {"history_months": 6}, "featurise": {"windows_months": [1, 6]},
+    }  # fmt: skip
+    for name in ("first", "second"):
+        with project(tmp_path / name, params) as here:
+            quietly(simulate)
+            if written:
+                (here / "data/raw/simulated").rename(here / "delivered")
+                _again_in_another_order(here / "delivered", here / "data/raw/simulated")
+            quietly(ingest, observe, featurise)
+            written.append({
+                path.relative_to(here).as_posix(): path.read_bytes()
+                for folder in ("observe", "featurise")
+                for path in sorted((here / "data" / folder).rglob("*.parquet"))
+            })  # fmt: skip
+    assert written[0] == written[1]
+    assert len(written[0]) > 5

@@ -4,12 +4,14 @@ import datetime as dt
 import itertools
 import json
 import os
+import time
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from features.errors import ConfigurationRefused, DataRefused
+from features.labels import Rules, stated
 from pipeline import ingest, observe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,6 +193,74 @@ def test_training_is_blind_to_what_is_known_from_until_on(project):
     assert after["observations.parquet"] != before["observations.parquet"]
     shop("k29,2020-06-29,500,120,2020-12-31\n")
     assert run()["training.parquet"] != before["training.parquet"]
+
+
+ZONED = """
+name: zoned
+currency: EUR
+tables:
+  credits:
+    files: credits.csv
+    columns: {credit_id: k, customer_id: c, opened_on: o, credit_limit: m}
+  statements:
+    files: states.csv
+    columns: {credit_id: k, stated_on: cast(cast(moment as timestamptz) as date), balance: b, days_past_due: late}
+"""
+
+
+def zoned(folder: Path) -> None:
+    """A lender whose statements carry the hour and the zone, around midnight, the changes of the clock and leap days."""
+    Path("data/sources").unlink()
+    Path("data/sources").mkdir()
+    Path("data/sources/zoned.yaml").write_text(ZONED)
+    Path("params.yaml").write_text("source: zoned\nas_of: latest\n")
+    (folder / "data/raw/zoned").mkdir(parents=True)
+    (folder / "data/raw/zoned/credits.csv").write_text(
+        "k,c,o,m\n" + "".join(f"k{i},c{i},2018-06-01,1000\n" for i in range(6))
+    )
+    hours = ("2019-03-31 02:30:00+01:00", "2019-10-27 02:30:00+02:00", "2020-02-29 23:59:59+00:00",
+             "2020-02-29 00:00:00+05:30", "2020-11-01 01:30:00-04:00", "2021-03-28 00:15:00+00:00")  # fmt: skip
+    lines = [f"k{i},{at},500,{95 * (i == n)}\n" for n, at in enumerate(hours) for i in range(6)]
+    (folder / "data/raw/zoned/states.csv").write_text("k,moment,b,late\n" + "".join(lines))
+
+
+def test_the_zone_of_the_machine_and_its_summer_time_change_nothing(project, monkeypatch):
+    zoned(project)
+    written = []
+    for zone in ("UTC", "America/New_York", "Pacific/Kiritimati"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        run()
+        written.append({path.name: path.read_bytes() for path in Path("data/observe").iterdir()})
+        stated = rows("SELECT DISTINCT stated_on FROM 'data/ingest/tables/statements/*/part.parquet' ORDER BY 1")
+    monkeypatch.undo()
+    time.tzset()
+    assert written[0] == written[1] == written[2]
+    # the day in UTC: half past two in summer time is half past midnight, midnight in India is the evening before
+    assert [day for (day,) in stated] == [D(2019, 3, 31), D(2019, 10, 27), D(2020, 2, 28), D(2020, 2, 29),
+                                          D(2020, 11, 1), D(2021, 3, 28)]  # fmt: skip
+
+
+def test_a_leap_day_closes_a_year_later_on_the_28th():
+    assert observe.months_before(D(2024, 2, 29), -12) == D(2025, 2, 28)
+    connection = duckdb.connect()
+    connection.execute("""CREATE TABLE observations AS SELECT * FROM (VALUES
+        ('a', DATE '2024-02-29', 0, NULL::DATE, DATE '2024-02-28'), ('b', DATE '2024-02-29', 1, NULL, DATE '2024-02-28'))
+        t(customer_id, as_of, outcome, outcome_known_on, known_on)""")
+    for cut, known in ((D(2025, 2, 27), None), (D(2025, 2, 28), D(2025, 2, 27))):
+        stated(connection, Rules(), cut, undated=False)
+        found = connection.execute("SELECT DISTINCT outcome_known_on, unknown_because FROM judged").fetchall()
+        assert found == [(known, None if known else "window_open")]
+
+
+def test_every_observed_date_of_a_panel_is_a_month_end_snapshot(project):
+    """The first day of a month: what was known when the month before had ended; also where as_of falls within a month."""
+    Path("params.yaml").write_text('source: shop\nas_of: "2021-11-17"\n')
+    shop()
+    run()
+    assert rows("SELECT max(day(as_of)) FROM 'data/observe/training.parquet'") == [(1,)]
+    days = [day for (day,) in rows("SELECT DISTINCT as_of FROM 'data/observe/scoring.parquet' ORDER BY 1")]
+    assert days == [observe.months_before(D(2021, 11, 17), back) for back in range(12, -1, -1)]
 
 
 def test_until_is_a_date_or_null(project):
