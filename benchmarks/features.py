@@ -164,18 +164,22 @@ def observe(connection: duckdb.DuckDBPyConnection, as_ofs: tuple[str, ...]) -> N
         FROM (SELECT DISTINCT customer_id FROM transactions), (VALUES {dates}) d(as_of)""")
 
 
-def computed(connection: duckdb.DuckDBPyConnection, made: Panel) -> Iterator[pa.Table]:
+def compiled(plan: Plan) -> str:
+    """Return SQL of the formulas upon what a panel composes."""
+    return str(ibis.to_sql(plan.composed.select("customer_id", "as_of", **plan.formulas), dialect="duckdb"))
+
+
+def computed(connection: duckdb.DuckDBPyConnection, made: Panel, query: str) -> Iterator[pa.Table]:
     """Yield the 33 columns of what is observed, a date at a time."""
-    name = made.plan.composed.get_name()
-    query = str(ibis.to_sql(made.plan.composed.select("customer_id", "as_of", **made.plan.formulas), dialect="duckdb"))
     for batch in made.batches("observed"):
-        connection.register(name, batch)
+        connection.register(made.plan.composed.get_name(), batch)
         yield connection.execute(query).to_arrow_table()
 
 
 def panel(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """All dates from partial aggregates: cells, composition, formulas."""
-    return pa.concat_tables(computed(connection, Panel(declared(), connection, HISTORY)))
+    plan = declared()
+    return pa.concat_tables(computed(connection, Panel(plan, connection, HISTORY), compiled(plan)))
 
 
 def in_pandas(frame: pd.DataFrame, as_of: str) -> pd.DataFrame:
@@ -239,15 +243,18 @@ def further_month(connection: duckdb.DuckDBPyConnection, transactions: int, cust
     def known(condition: str) -> str:
         return HISTORY.replace("FROM transactions", f"FROM transactions WHERE {condition}")
 
+    plan = declared()
+    query = compiled(plan)
+
     def build() -> Panel:
-        made = Panel(declared(), connection, known(f"known_on < DATE '{dates[36]}'"))
-        for _ in computed(connection, made):
+        made = Panel(plan, connection, known(f"known_on < DATE '{dates[36]}'"))
+        for _ in computed(connection, made, query):
             pass
         return made
 
     def further() -> pa.Table:
         made.extend(1, known(f"known_on >= DATE '{dates[36]}' AND known_on < DATE '{dates[37]}'"))
-        return pa.concat_tables(computed(connection, made))
+        return pa.concat_tables(computed(connection, made, query))
 
     observe(connection, tuple(dates[1:37]))
     whole, made = timed(build, 1)
@@ -284,7 +291,8 @@ def peer(connection: duckdb.DuckDBPyConnection, folder: str) -> tuple[float, flo
 def written(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     """Write the panel's columns to a Parquet file, a date of a range of customers at a time."""
     writer = None
-    for part in computed(connection, Panel(declared(), connection, HISTORY)):
+    plan = declared()
+    for part in computed(connection, Panel(plan, connection, HISTORY), compiled(plan)):
         writer = writer or pq.ParquetWriter(path, part.schema, compression="zstd")
         writer.write_table(part)
     assert writer is not None

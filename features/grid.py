@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from features.partials import SHIFTED, Demand, Partial, Window
 
+SPARE = 3  # months of room for what comes later, so that a further month moves nothing
 FITS = 1 << 62
 NEVER = 1 << 30  # the period in which a row that was never restated is replaced
 SHORT = 10**17  # money below it is held as DECIMAL(18): room for one addition
@@ -200,7 +201,7 @@ class Laid:
     @classmethod
     def empty(cls, partials: Sequence[Partial], bounds: Bounds, customers: int) -> Laid:
         """Return cells without rows."""
-        periods = bounds.high - bounds.low + 1
+        periods = bounds.high - bounds.low + 1 + SPARE
         no = np.zeros(0, np.int64)
         cells = Cells(partials, bounds, periods * customers)
         return cls(bounds.low, periods, customers, cells, {}, no, no, no, no, np.zeros(0, np.bool_), 0)
@@ -210,6 +211,7 @@ class Laid:
         more = bounds.high - self.low + 1 - self.periods
         self.cells.bounds = bounds
         if more > 0:
+            more += SPARE
             self.periods += more
             self.cells.slots += more * self.customers
             for partial, parts in self.cells.parts.items():

@@ -92,7 +92,9 @@ class Panel:
 
     def extend(self, day: int, rows: str) -> None:
         """Add `rows` (SQL) that became known since, and restate none of those that the cells hold."""
-        old, more, held = self._bounds.get(day), self.bounds(day, rows), self._laid.get((day, 0))
+        name = f'"added_{self.plan.subject.name}"'
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT * FROM {rows}")
+        old, more, held = self._bounds.get(day), self.bounds(day, name), self._laid.get((day, 0))
         self.history = f"(SELECT * FROM {self.history} UNION ALL BY NAME SELECT * FROM {rows})"
         self._bounds, self._laid = {}, {}
         if old is None or more is None or held is None:
@@ -101,7 +103,7 @@ class Panel:
         if held.low <= bounds.low and bounds.last < held.customers and held.cells.can_hold(bounds):
             held.grow(bounds)
             self._bounds[day] = bounds
-            self._laid[day, 0] = self._added(held, self.rows_query(day, rows), 0)
+            self._laid[day, 0] = self._added(held, self.rows_query(day, name), 0)
 
     def compose(self, observed: str) -> None:
         """Make the view panel_<subject>: (customer_id, as_of, place, one column a demand) for rows of `observed`."""
@@ -173,7 +175,7 @@ class Panel:
 
     def _added(self, laid: Laid, query: str, first: int) -> Laid:
         """Add the rows of a query: to the cells those that were known when they happened, aside the others."""
-        marks = laid.cells.unseen()
+        marks = None if laid.reached else laid.cells.unseen()  # marks are quicker for many rows, slower for few
         for batch in _streamed(self.connection, query):
             who = batch["customer_id"].to_numpy().astype(np.int64) - first
             p, v = batch["p"].to_numpy(), batch["v"].to_numpy()
@@ -187,7 +189,7 @@ class Panel:
                 s = batch["s"].fill_null(NEVER).to_numpy()
                 laid.put_aside(rows, late, who, p, v, s)
             laid.cells.add(rows, place, marks)
-        laid.cells.packed(marks)
+        laid.cells.packed(marks or {})
         return laid
 
     def _compose(self, laid: Laid, first: int, asked: dict[str, Array]) -> Iterator[pa.Table]:
