@@ -296,3 +296,18 @@ def test_a_past_date_sees_after_any_increments_what_was_known_then(room, added):
         assert months == [(part.parent.name[-7:],)]
     stepwise = tree()
     assert stepwise == from_scratch()
+
+
+def test_a_run_has_ingest_look_behind_linked_folders_which_dvc_does_not(room, monkeypatch):
+    from pipeline import run
+
+    first(["a,1,2021-01-05,1,2021-01-06"])
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(run, "dvc", lambda *arguments: asked.append(arguments) or int(arguments == ("repro",)))
+    run._reproduce()
+    assert asked == [("repro",)]
+    Path("data/raw/shop/2021-01").rename(room / "lake")
+    Path("data/raw/shop/2021-01").symlink_to(room / "lake", target_is_directory=True)
+    asked.clear()
+    run._reproduce()
+    assert asked == [("repro", "--force", "--single-item", "ingest"), ("repro",)]
