@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Collection
 from dataclasses import replace
@@ -76,7 +77,7 @@ def differences(left: dict[str, object], right: dict[str, object], names: Collec
 
     def equal(a: object, b: object) -> bool:
         if isinstance(a, float) and isinstance(b, float):
-            return abs(a - b) <= 1e-9 * max(1.0, abs(a))
+            return abs(a - b) <= 1e-9 * max(1.0, abs(a)) or (math.isnan(a) and math.isnan(b))
         return a == b and (a is None) == (b is None)
 
     return sorted(name for name in names if not equal(left[name], right[name]))
