@@ -230,11 +230,11 @@ def run(
     watch: Callable[[int, int, float], None] | None = None,
 ) -> Fitted:
     """Return the model that the whole recipe makes of these rows alone; folds inside are grouped by customer."""
-    chosen = select(panel, inputs, settings.select).inputs
     count = settings.select.folds or fold_count(panel)
     plan = {"folds": "grouped", "fold_count": count, "seed": settings.select.seed}
     fold = grouped_folds(panel, count, settings.select.seed)
     indices = repeated_indices(panel, fold, plan, settings.tune.repeats or repeat_count(panel.bads))
+    chosen = select(panel, inputs, indices, settings.select).inputs
     tuned = tuning.search(FoldData(panel, chosen, indices, settings.tune), memory_study(), settings.tune, watch)
     trained = train(panel, chosen, indices, tuned, settings.train)
     judged = Judged(

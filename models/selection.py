@@ -1,40 +1,145 @@
-"""Which features can teach anything: constant, almost always missing, duplicate and identifier-like ones are left out.
+"""Which features a model is given: those that can teach, that keep still, and no more of them than it takes.
 
-Nothing here looks at outcomes, and only train rows come in: what remains is for regularisation to weigh.
+First, without a look at outcomes: constant, almost always missing, duplicate and identifier-like columns go. Then, on
+the folds on which tune searches, columns that drift between train months go where the risk is ranked as well without
+them, and the smallest set stays that is as good as the best (models/adversarial.py, models/smallest.py). Only train
+rows come in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from models import encoders
+from models.adversarial import Drift, drift
 from models.inputs import Input, Panel, numbered, numeric_matrix
-from models.splits import SplitSettings
+from models.refits import SMOOTHING, Refits
+from models.smallest import Smallest, SmallestSettings, smallest
+from models.splits import Indices, customer_hash
 
 SAMPLE = 20_000  # rows on which ranks are compared
+FIGURES = (
+    "missing_share", "levels", "twin", "rank_correlation", "psi", "psi_month", "adversarial_share", "worth", "place",
+)  # fmt: skip
+DRIFTS = "drifts between train months, and the risk is ranked as well without it"
+NOT_NEEDED = "adds nothing to a smaller set"
+MOST_CELLS = 8_000_000  # rows x columns of what is refitted
 
 
-class SelectSettings(SplitSettings):
+class SelectSettings(SmallestSettings):
     """Limits beyond which a feature is left out, and how rows are divided."""
 
     max_missing: float = Field(0.98, ge=0, le=1)  # share of train rows
     max_rank_correlation: float = Field(0.999, gt=0, le=1)  # absolute; 1: only exact copies in rank
     max_uniqueness: float = Field(0.99, gt=0, le=1)  # levels by known values of a categorical: an identifier above
+    smallest: bool = True  # false: neither drift nor the size of the set leaves anything out
+    most_rows: int = Field(30_000, ge=1000)  # on which sets are compared; of the rest, defaults stay first
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Inputs kept, numbered afresh; reasons: feature, kept, reason, missing_share, levels, twin, figure."""
+    """Inputs kept, numbered afresh; reasons: feature, kept, reason ("" if kept) and FIGURES; record: how, as JSON."""
 
     inputs: tuple[Input, ...]
     reasons: pd.DataFrame
+    record: dict[str, Any] = field(default_factory=dict)
 
 
-def select(panel: Panel, inputs: tuple[Input, ...], settings: SelectSettings) -> Selection:
-    """Return what of `inputs` to keep on these train rows, with a reason for each that is not."""
+def select(panel: Panel, inputs: tuple[Input, ...], indices: Indices, settings: SelectSettings) -> Selection:
+    """Return what of `inputs` to keep on these train rows, judged on these folds, with a reason for each that is not.
+
+    indices: (train rows, held-out rows) of each fold. Refused (exit code 2): an infinite value.
+    """
+    first = screen(panel, inputs, settings)
+    if not settings.smallest or len(first.inputs) < 2:
+        return first
+    rows, folds = thinned(panel, indices, min(settings.most_rows, MOST_CELLS // len(first.inputs)))
+    refits = Refits(rows, first.inputs, folds, settings.seed)
+    if not refits.parts:
+        return first
+    everything = np.arange(len(first.inputs))
+    coder = encoders.fit(rows, first.inputs, SMOOTHING)
+    drifts = drift(rows, first.inputs, coder.matrix(rows.features, first.inputs), settings)
+    whole = refits.ask([everything] * len(refits.parts))
+    found = smallest(refits, refits.worth(), whole, settings)
+    kept, tried = still(refits, found, drifts, settings)
+    return _told(first, drifts, kept, found, {"tried": tried, "rows": len(rows)})
+
+
+def still(
+    refits: Refits, found: Smallest, drifts: Drift, settings: SelectSettings
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return the places kept once drifting columns that the ranking does not need are gone, and what was tried.
+
+    All candidates of the set are left out at first; while that costs more than a set may cost, the half of them that
+    adds most to the ranking stays.
+    """
+    names = [each.name for each in refits.inputs]
+    wanted = [place for place in found.order[::-1] if names[place] in drifts.candidates and place in found.places]
+    tried: list[dict[str, Any]] = []
+    whole = refits.ask([found.places] * len(refits.parts)) if wanted else None
+    while wanted and whole is not None:
+        rest = np.setdiff1d(found.places, wanted)
+        if len(rest) >= settings.least_features:
+            loss, error = refits.difference(whole, refits.ask([rest] * len(refits.parts)))
+            tried.append({"left_out": len(wanted), "auc_loss": round(loss, 6), "standard_error": round(error, 6)})
+            if loss <= min(settings.standard_errors * error, settings.max_auc_loss):
+                return rest, tried
+        wanted = wanted[: len(wanted) // 2]
+    return found.places, tried
+
+
+def thinned(panel: Panel, indices: Indices, most: int) -> tuple[Panel, Indices]:
+    """Return at most about `most` rows and their folds: whole customers, those with a default first (half of `most`).
+
+    The AUC does not depend on how frequent defaults are, so leaving out good customers leaves it where it was.
+    """
+    if len(panel) <= most:
+        return panel, indices
+    customers, place = np.unique(panel.customer.astype(str), return_inverse=True)
+    size = np.bincount(place)
+    bad = np.bincount(place, weights=panel.outcome) > 0
+    order = np.argsort(customer_hash(customers.astype(object), 4), kind="stable")
+    taken = np.zeros(len(customers), bool)
+    ill, well = order[bad[order]], order[~bad[order]]
+    taken[ill[np.cumsum(size[ill]) <= most / 2]] = True
+    taken[well[np.cumsum(size[well]) <= most - size[taken].sum()]] = True
+    keep = taken[place]
+    fresh = np.cumsum(keep) - 1
+    return panel.take(keep), [tuple(fresh[rows[keep[rows]]] for rows in fold) for fold in indices]  # type: ignore[misc]
+
+
+def _told(first: Selection, drifts: Drift, places: np.ndarray, found: Smallest, record: dict[str, Any]) -> Selection:
+    """Return the selection with the reasons and figures of all steps."""
+    reasons = first.reasons.set_index("feature")
+    names = [each.name for each in first.inputs]
+    reasons.loc[names, ["psi", "psi_month", "adversarial_share"]] = drifts.table.loc[names].to_numpy()
+    reasons.loc[names, "worth"] = np.round(found.worth, 9)
+    reasons.loc[[names[place] for place in found.order], "place"] = np.arange(1, len(found.order) + 1)
+    kept = {names[place] for place in places}
+    gone = [name for name in names if name not in kept]
+    reasons.loc[gone, "reason"] = [DRIFTS if name in drifts.candidates else NOT_NEEDED for name in gone]
+    reasons["kept"] = reasons["reason"] == ""
+    for name in ("psi", "adversarial_share", "worth", "place"):
+        reasons[name] = reasons[name].astype(float)
+    record |= {
+        "months": drifts.months,
+        "drift": "by month" if drifts.months > 1 else "not applicable: one month",
+        "adversarial_auc": round(drifts.auc, 6) if drifts.months > 1 else None,
+        "drift_candidates": sorted(drifts.candidates),
+        "sizes": [size.record() for size in found.sizes],
+        "why": found.why,
+    }
+    return Selection(numbered(each for each in first.inputs if each.name in kept), reasons.reset_index(), record)
+
+
+def screen(panel: Panel, inputs: tuple[Input, ...], settings: SelectSettings) -> Selection:
+    """Return what of `inputs` can teach anything on these rows, whatever the outcomes, with a reason for the others."""
     rows = []
     for each in inputs:
         values = panel.features[each.name]
@@ -53,11 +158,18 @@ def select(panel: Panel, inputs: tuple[Input, ...], settings: SelectSettings) ->
     reasons = pd.DataFrame(rows, columns=["feature", "reason", "missing_share", "levels"])
     twins = _twins(panel, [i for i, r in zip(inputs, reasons["reason"], strict=True) if not r], settings)
     reasons["twin"] = reasons["feature"].map({name: twin for name, (twin, _) in twins.items()}).astype(object)
-    reasons["figure"] = reasons["feature"].map({name: figure for name, (_, figure) in twins.items()}).astype(float)
+    reasons["rank_correlation"] = (
+        reasons["feature"].map({name: figure for name, (_, figure) in twins.items()}).astype(float)
+    )
     reasons.loc[reasons["feature"].isin(list(twins)), "reason"] = "duplicate of another in rank"
     reasons.insert(1, "kept", reasons["reason"] == "")
+    for name in ("psi", "psi_month", "adversarial_share", "worth", "place"):
+        reasons[name] = None if name == "psi_month" else np.nan
+    reasons["psi_month"] = reasons["psi_month"].astype(object)
     kept = set(reasons.loc[reasons["kept"], "feature"])
-    return Selection(numbered(each for each in inputs if each.name in kept), reasons)
+    return Selection(
+        numbered(each for each in inputs if each.name in kept), reasons[["feature", "kept", "reason", *FIGURES]]
+    )
 
 
 def _twins(panel: Panel, inputs: list[Input], settings: SelectSettings) -> dict[str, tuple[str, float]]:
@@ -70,12 +182,15 @@ def _twins(panel: Panel, inputs: list[Input], settings: SelectSettings) -> dict[
     missing = np.isnan(matrix)
     order = np.argsort(missing.sum(axis=0), kind="stable")
     ranks = _standard_ranks(matrix)
+    alike = np.abs(ranks.T @ ranks)
+    lacking = missing.astype(np.float32)
+    share = lacking.sum(axis=0)
+    apart = (share[:, None] + share[None, :] - 2 * (lacking.T @ lacking)) / max(1, len(matrix))  # counts: exact
+    alike[apart > 1 - settings.max_rank_correlation] = 0
     kept: list[int] = []
     for place in order:
         if kept:
-            figures = np.abs(ranks[:, kept].T @ ranks[:, place])
-            alike = (missing[:, kept] == missing[:, [place]]).mean(axis=0) >= settings.max_rank_correlation
-            figures = np.where(alike, figures, 0)
+            figures = alike[kept, place]
             nearest = int(figures.argmax())
             if figures[nearest] >= settings.max_rank_correlation - 1e-12:
                 twins[numeric[place]] = (numeric[kept[nearest]], round(float(figures[nearest]), 6))

@@ -1,4 +1,4 @@
-"""select: divide the training rows by time (or say why not), and leave out features that cannot teach anything.
+"""select: divide the training rows by time (or say why not), and leave out features that the ranking does not need.
 
 Reads data/featurise/training, writes data/select: parts.parquet, features.json, reasons.parquet. Test rows never
 influence which features are kept. Rows that cannot train are recorded with the reason, and every later stage says so.
@@ -14,8 +14,9 @@ import pandas as pd
 
 from features.errors import DataRefused, IntegrityRefused, Problem
 from models.inputs import Input, Panel, horizon_months, inputs_from_catalogue, panel
-from models.selection import Selection, SelectSettings, select
-from models.splits import Split, split, untrainable
+from models.selection import FIGURES, Selection, SelectSettings, select
+from models.splits import Split, repeated_indices, split, untrainable
+from models.tuning import repeat_count
 from pipeline.params import Section
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
@@ -71,7 +72,9 @@ def run(frame: pd.DataFrame, catalogue: pd.DataFrame, settings: SelectSettings) 
     divided: Split | None = None
     if why is None:
         divided = split(rows, settings, horizon)
-        selection = select(rows.take(divided.train), inputs, settings)
+        train = rows.take(divided.train)
+        indices = repeated_indices(train, divided.fold[divided.train], divided.plan, repeat_count(train.bads))
+        selection = select(train, inputs, indices, settings)
         if not selection.inputs:
             why = f"none of {len(inputs)} features varies enough to teach anything"
     record: dict[str, Any] = {"settings": settings.model_dump(mode="json"), "trained": why is None}
@@ -81,6 +84,7 @@ def run(frame: pd.DataFrame, catalogue: pd.DataFrame, settings: SelectSettings) 
         fold = np.full(len(rows), -1)
     else:
         record |= {"features": [each.record() for each in selection.inputs], "split": divided.plan}
+        record["selection"] = selection.record
         part = np.where(divided.test, "test", np.where(divided.train, "train", "gap")).astype(object)
         fold = divided.fold
     counts = {
@@ -92,7 +96,7 @@ def run(frame: pd.DataFrame, catalogue: pd.DataFrame, settings: SelectSettings) 
     parts["fold"] = pd.array(np.where(fold >= 0, fold, 0), dtype="Int32")
     parts.loc[fold < 0, "fold"] = pd.NA
     reasons = selection.reasons if selection is not None else pd.DataFrame(
-        columns=["feature", "kept", "reason", "missing_share", "levels", "twin", "figure"]
+        columns=["feature", "kept", "reason", *FIGURES]
     )  # fmt: skip
     return {"features": record, "parts": parts, "reasons": reasons}
 
@@ -122,6 +126,28 @@ def read_panel(selected: dict[str, Any], names: list[str] | None = None) -> tupl
     return rows, parts["part"].to_numpy(dtype=object), parts["fold"].fillna(-1).to_numpy(dtype=int)
 
 
+def told(record: dict[str, Any], reasons: pd.DataFrame) -> list[str]:
+    """Return in sentences how many features stayed, how many went and why, and what the smaller set costs."""
+    how = record["selection"]
+    lines = [f"kept {len(record['features']):,} of {len(reasons):,} features"]
+    dropped = reasons.loc[~reasons["kept"], "reason"].value_counts(sort=False)
+    lines += [f"left out {count:,}: {reason}" for reason, count in sorted(dropped.items())]
+    if not how:
+        return lines
+    lines.append(f"drift between train months: {how['drift']}")
+    if how["adversarial_auc"] is not None:
+        lines[-1] += (
+            f" ({how['months']} months, told apart with an AUC of {how['adversarial_auc']:.3f}; "
+            f"{len(how['drift_candidates'])} features drift by both measures)"
+        )
+    kept = next(size for size in how["sizes"] if size["kept"])
+    lines.append(
+        f"{how['why']}: {kept['features']:,} features, cross-validated AUC {kept['auc']:.4f}, "
+        f"{kept['loss']:.4f} below the best of {len(how['sizes'])} sizes (standard error {kept['standard_error']:.4f})"
+    )
+    return lines
+
+
 def main() -> None:
     """Read the training features, divide and select, write data/select."""
     settings = Params.load()
@@ -141,8 +167,8 @@ def main() -> None:
     for name, count in plan["counts"].items():
         say("select", name, rows=count["rows"], defaults=count["bads"])
     say("select", f"split by {plan['kind']} ({plan['why']})", folds=f"{plan['fold_count']} {plan['folds']}")
-    dropped = result["reasons"].loc[~result["reasons"]["kept"], "reason"].value_counts()
-    say("select", "features", kept=len(record["features"]), **{name: int(n) for name, n in dropped.items()})
+    for line in told(record, result["reasons"]):
+        say("select", line)
 
 
 if __name__ == "__main__":

@@ -207,7 +207,13 @@ def _everything(patch: pytest.MonkeyPatch) -> list[Panel]:
 
 def on_test_selection(patch: pytest.MonkeyPatch) -> None:
     seen = _everything(patch)
-    patch.setattr(select_stage, "select", lambda _, inputs, settings: REAL["select"](seen[-1], inputs, settings))
+
+    def on_everything(_rows, inputs, _indices, settings):
+        rows = seen[-1]
+        indices = splits.fold_indices(rows, splits.grouped_folds(rows, 3, 1), "grouped")
+        return REAL["select"](rows, inputs, indices, settings)
+
+    patch.setattr(select_stage, "select", on_everything)
 
 
 def on_test_encoders(patch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from models import metrics, recipe
 from models.inputs import Input, numbered, panel
 from models.recipe import CalibrateSettings, Settings, TrainSettings
-from models.selection import SelectSettings, select
+from models.selection import SelectSettings, screen
 from models.tuning import TuneSettings
 
 QUICK = Settings(
@@ -41,7 +41,7 @@ def world(rows, seed=1, signal=1.0):
 
 def test_selection_says_why_it_leaves_features_out():
     rows, inputs, _ = world(500)
-    result = select(rows, inputs, SelectSettings())
+    result = screen(rows, inputs, SelectSettings())
     reasons = result.reasons.set_index("feature")
     assert [each.name for each in result.inputs] == ["x1", "x2", "x3", "noise", "code"]
     assert [each.column for each in result.inputs] == ["f0001", "f0002", "f0003", "f0004", "f0005"]
@@ -55,7 +55,7 @@ def test_selection_says_why_it_leaves_features_out():
 def test_selection_keeps_a_constant_whose_absence_tells():
     rows, inputs, _ = world(500)
     rows.features["constant"] = np.where(np.arange(500) % 3 == 0, np.nan, 1.0)
-    assert "constant" in [each.name for each in select(rows, inputs, SelectSettings()).inputs]
+    assert "constant" in [each.name for each in screen(rows, inputs, SelectSettings()).inputs]
 
 
 def test_it_recovers_a_known_world():
@@ -74,7 +74,7 @@ def test_it_recovers_a_known_world():
 
 def test_opinions_come_from_models_that_never_saw_the_rows_customer_nor_each_others_evidence(monkeypatch):
     rows, inputs, _ = world(900)
-    chosen = select(rows, inputs, QUICK.select).inputs
+    chosen = screen(rows, inputs, QUICK.select).inputs
     seen = []
     real = recipe.encoders.fit_matrix
 
@@ -132,7 +132,7 @@ def test_out_of_fold_margins_do_not_know_their_customer():
 
 def test_overrides_scale_the_trees():
     rows, inputs, _ = world(600)
-    chosen = select(rows, inputs, QUICK.select).inputs
+    chosen = screen(rows, inputs, QUICK.select).inputs
     tuned = recipe.Tuned({"num_leaves": 4, "max_bin": 63}, 0.1, 40, 0.3, 0.7, 4, 1, True, 20.0)
     folds = [(np.arange(300), np.arange(300, 600)), (np.arange(300, 600), np.arange(300))]
     half = recipe.train(rows, chosen, folds, tuned, TrainSettings(learning_rate=0.05, seeds=2))
@@ -144,7 +144,7 @@ def test_overrides_scale_the_trees():
 
 def test_models_without_directions_are_those_that_train_gives_when_none_are_wanted():
     rows, inputs, _ = world(600)
-    chosen = select(rows, inputs, QUICK.select).inputs
+    chosen = screen(rows, inputs, QUICK.select).inputs
     tuned = recipe.Tuned({"num_leaves": 4, "max_bin": 63}, 0.1, 20, 0.3, 0.7, 4, 1, True, 20.0)
     folds = [(np.arange(300), np.arange(300, 600)), (np.arange(300, 600), np.arange(300))]
     free = recipe.without_directions(rows, chosen, folds, tuned, TrainSettings(seeds=1))
