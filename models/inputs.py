@@ -56,6 +56,20 @@ def otherwise_defined(records: Iterable[Mapping[str, Any]], today: pd.DataFrame)
     return missing, changed
 
 
+def records_of(inputs: Iterable[Input], features: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the inputs as JSON data, numeric ones with the `minimum` and `maximum` of these rows where any is known."""
+    result = []
+    for each in inputs:
+        record = each.record()
+        if each.kind == "numeric":
+            values = pd.to_numeric(features[each.name]).to_numpy(dtype=float, na_value=np.nan)
+            known = values[~np.isnan(values)]
+            if len(known):
+                record |= {"minimum": float(known.min()), "maximum": float(known.max())}
+        result.append(record)
+    return result
+
+
 def inputs_from_catalogue(catalogue: pd.DataFrame) -> tuple[Input, ...]:
     """Return the catalogue's features as inputs, in its order; an unknown kind or a name given twice is refused."""
     problems = [

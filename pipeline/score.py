@@ -154,7 +154,7 @@ def main() -> None:
     fresh(OUT)
     pq.write_table(scores, OUT / "scores.parquet", compression="zstd")
     now = scores.filter(pc.equal(scores["months_back"], 0))
-    given = all("minimum" in each for each in inputs if each["kind"] == "numeric")
+    given = any("minimum" in each for each in inputs) or all(each["kind"] != "numeric" for each in inputs)
     summary = {
         "scored": True,
         "model_version": bundle.manifest(bundle.SCORER)["model_version"],

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from models import challengers, metrics
-from models.inputs import Panel
+from models.inputs import Panel, records_of
 from models.recipe import Trained, TrainSettings, train, without_directions
 from models.splits import repeated_indices
 from models.tuning import repeat_count
@@ -83,7 +83,7 @@ def main() -> None:
         (OUT / "challengers" / f"{kind}.json").write_text(other.to_json(inputs), encoding="utf-8")
     (OUT / "booster.txt").write_text(trained.booster, encoding="utf-8")
     (OUT / "encoders.json").write_text(trained.encoders.to_json(), encoding="utf-8")
-    write_json(OUT / "features.json", {"trained": True, "features": [each.record() for each in trained.inputs]})
+    write_json(OUT / "features.json", {"trained": True, "features": records_of(trained.inputs, panel.features)})
     folds = pd.Series(pd.array(fold[inside], dtype="Int32")).where(fold[inside] >= 0)
     write_frame(out_of_fold(panel, folds, trained), OUT / "out_of_fold.parquet")
     summary = {

@@ -116,6 +116,15 @@ def test_select_says_what_it_kept_and_test_rows_have_no_say(by_time, tmp_path, m
     assert not result["reasons"].set_index("feature").loc["flat", "kept"]
 
 
+def test_the_model_carries_the_range_of_its_train_rows(by_time):
+    parts = pd.read_parquet(by_time / "data/select/parts.parquet")
+    rows = pd.read_parquet(by_time / "data/featurise/training/features.parquet")[parts["part"] == "train"]
+    records = [each for each in read(by_time / "data/train/features.json")["features"] if each["kind"] == "numeric"]
+    assert records
+    for each in records:
+        assert (each["minimum"], each["maximum"]) == (rows[each["name"]].min(), rows[each["name"]].max())
+
+
 def test_the_same_input_gives_the_same_bytes(by_time, tmp_path, monkeypatch):
     write_panel(tmp_path, pd.date_range("2020-01-01", periods=8, freq="3MS"))
     run_all(tmp_path, monkeypatch)
