@@ -57,7 +57,7 @@ def otherwise_defined(records: Iterable[Mapping[str, Any]], today: pd.DataFrame)
 
 
 def records_of(inputs: Iterable[Input], features: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the inputs as JSON data, numeric ones with the `minimum` and `maximum` of these rows where any is known."""
+    """Return the inputs as JSON data, numeric ones with `minimum` and `maximum` of these rows where any is known."""
     result = []
     for each in inputs:
         record = each.record()

@@ -6,6 +6,7 @@ influence which features are kept. Rows that cannot train are recorded with the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,13 +67,15 @@ def run(frame: pd.DataFrame, catalogue: pd.DataFrame, settings: SelectSettings) 
     """Return what the stage writes: `features` (JSON data), `parts` and `reasons` (frames)."""
     inputs = inputs_from_catalogue(catalogue)
     horizon = settings.horizon_months or (horizon_months(frame) if len(frame) else 12)
-    rows = panel(frame, [each.name for each in inputs], horizon)
+    rows = panel(frame, [each.name for each in inputs], horizon, in_time=True)
     why = untrainable(rows.outcome, settings.min_bads)
     selection: Selection | None = None
     divided: Split | None = None
     if why is None:
         divided = split(rows, settings, horizon)
         train = rows.take(divided.train)
+        if divided.plan["kind"] != "time":
+            train = replace(train, learned=None)
         indices = repeated_indices(train, divided.fold[divided.train], divided.plan, repeat_count(train.bads))
         selection = select(train, inputs, indices, settings)
         if not selection.inputs:
