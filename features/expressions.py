@@ -16,11 +16,23 @@ from typing import Any
 
 ARITHMETIC = {"+", "-", "*", "/", "//", "%", "**", "^"}
 NUMBER_FUNCTIONS = {"abs", "round", "floor", "ceil", "ceiling", "ln", "log", "log10", "log2", "exp", "sqrt", "power",
-                    "pow", "sign", "trunc", "mod"}  # fmt: skip
+                    "pow", "sign", "trunc", "mod", "to_timestamp"}  # fmt: skip
 CARRIERS = {"greatest", "least", "nullif", "ifnull", "coalesce"}
-DATE_FUNCTIONS = {"year", "month", "day", "quarter", "last_day", "date_trunc", "datetrunc", "date_diff", "datediff",
-                  "date_sub", "datesub", "date_part", "datepart", "date_add", "age", "dayofyear", "isodow"}  # fmt: skip
-INTERVALS = {"to_days", "to_months", "to_years", "to_weeks", "to_quarters"}
+DATE_FUNCTIONS = {"year", "month", "day", "quarter", "week", "last_day", "date_trunc", "datetrunc", "date_diff",
+                  "datediff", "date_sub", "datesub", "date_part", "datepart", "date_add", "age", "dayofyear",
+                  "dayofweek", "isodow", "strftime", "epoch", "monthname"}  # fmt: skip
+INTERVALS = {"to_days", "to_months", "to_years", "to_weeks", "to_quarters", "to_hours", "to_seconds"}
+WHOLE_FUNCTIONS = {"epoch_ms", "make_timestamp", "make_date"}
+TEXT_FUNCTIONS = {"left", "right", "substr", "substring", "replace", "split_part", "regexp_extract", "regexp_replace",
+                  "trim", "ltrim", "rtrim", "translate", "->>", "json_extract_string"}  # fmt: skip
+NUMBERS = ("number", "money", "rate")
+COUNTS = {"whole": "BIGINT", "days": "INTEGER"}
+READ_AS = (*NUMBERS, *COUNTS, "date")
+SINCE = {  # date formats that strptime has no sign for: seconds or milliseconds since 1970, days in a spreadsheet
+    "epoch": "CAST(make_timestamp(CAST({} * 1000000 AS BIGINT)) AS DATE)",
+    "epoch_ms": "CAST(make_timestamp(CAST({} * 1000 AS BIGINT)) AS DATE)",
+    "excel": "DATE '1899-12-30' + CAST(floor({}) AS INTEGER)",
+}
 NUMERIC = ("INTEGER", "BIGINT", "DECIMAL", "DOUBLE", "FLOAT", "HUGEINT", "SMALLINT", "TINYINT", "UINTEGER", "UBIGINT")
 REFUSED = {"SUBQUERY": "a subquery", "WINDOW": "a window function", "STAR": "a star"}
 
@@ -36,10 +48,12 @@ class Texts:
     decimal: str = "."
     thousands: str = ""
     dates: tuple[str, ...] = ()
+    strip: str = ""
 
     def digits(self, sql: str) -> str:
-        """Return SQL of the text with the decimal point that SQL reads."""
-        text = f"replace({sql}, {quote(self.thousands)}, '')" if self.thousands else sql
+        """Return SQL of the text with the decimal point that SQL reads, and without currency signs and the like."""
+        text = f"translate({sql}, {quote(self.strip)}, '')" if self.strip else sql
+        text = f"replace({text}, {quote(self.thousands)}, '')" if self.thousands else text
         return text if self.decimal == "." else f"replace({text}, {quote(self.decimal)}, '.')"
 
     def number(self, sql: str) -> str:
@@ -54,19 +68,34 @@ class Texts:
         text = self.digits(sql)
         return f"CAST(CASE WHEN {over(text, 4)} THEN {text} || ' has more decimals' ELSE {text} END AS DECIMAL(18,4))"
 
+    def rate(self, sql: str) -> str:
+        """Return SQL of the text as a DOUBLE where that is exact to the cent; an SQL error for longer numbers."""
+        text = self.digits(sql)
+        return f"CAST(CASE WHEN abs(TRY_CAST({text} AS DOUBLE)) < 1e13 THEN {text} END AS DOUBLE)"
+
+    def whole(self, sql: str) -> str:
+        """Return SQL of the text as a whole number (`-1200.0` is one); an SQL error where it is none."""
+        text = self.digits(sql)
+        checked = f"CASE WHEN {over(text, 0)} THEN {text} || ' is not whole' ELSE {text} END"
+        return f"CAST(CAST({checked} AS DOUBLE) AS BIGINT)"
+
+    def days(self, sql: str) -> str:
+        """Return SQL of the text as a number of days, months or years; an SQL error where it is none."""
+        return f"CAST({self.whole(sql)} AS INTEGER)"
+
     def date(self, sql: str) -> str:
         """Return SQL of the text as a date; an SQL error where it is none."""
-        return f"CAST(strptime({sql}, {self.forms()}) AS DATE)" if self.dates else f"CAST({sql} AS DATE)"
+        return f"coalesce({self.maybe_date(sql)}, CAST({sql} || ' is no date' AS DATE))"
 
     def maybe_date(self, sql: str) -> str:
-        """Return SQL of the text as a date; null where it is none."""
-        if not self.dates:
-            return f"TRY_CAST({sql} AS DATE)"
-        return f"CAST(try_strptime({sql}, {self.forms()}) AS DATE)"
-
-    def forms(self) -> str:
-        """Return the date formats as an SQL list."""
-        return f"[{', '.join(quote(form) for form in self.dates)}]"
+        """Return SQL of the text as a date, null where it is none: the day as written, whatever time and zone."""
+        if not self.dates:  # a cast to DATE alone would let pass whatever follows the day
+            long = f"CAST(TRY_CAST(trim({sql}) AS TIMESTAMP) AS DATE)"
+            return f"CASE WHEN length({sql}) <= 10 THEN TRY_CAST({sql} AS DATE) ELSE {long} END"
+        forms = ", ".join(quote(form) for form in self.dates if form not in SINCE)
+        read = [SINCE[form].format(f"TRY_CAST({self.digits(sql)} AS DOUBLE)") for form in self.dates if form in SINCE]
+        read += [f"CAST(try_strptime({sql}, [{forms}]) AS DATE)"] if forms else []
+        return read[0] if len(read) == 1 else f"coalesce({', '.join(read)})"
 
 
 def over(text: str, decimals: int) -> str:
@@ -161,6 +190,11 @@ def columns_of(root: dict[str, Any]) -> list[tuple[str, ...]]:
     return [column for column in dict.fromkeys(found) if column[0] not in bound]
 
 
+def multiplies(root: dict[str, Any]) -> bool:
+    """Tell whether an expression multiplies or divides: rates have more decimals than money."""
+    return any(_operation(part) in ("*", "/") for part in _walk(root))
+
+
 def is_plain(root: dict[str, Any]) -> bool:
     """Tell whether an expression is a column's name and nothing else."""
     return root["class"] == "COLUMN_REF"
@@ -185,11 +219,12 @@ def _kind(node: dict[str, Any]) -> str | None:
     if operation in INTERVALS:
         return "interval"
     if operation in ARITHMETIC:
-        kinds = {_kind(child) for child in node["children"]}
-        return "date" if kinds & {"date", "interval"} else "number"
+        kinds = [_kind(child) for child in node["children"]]
+        days = operation == "-" and kinds == ["date", "date"]
+        return "date" if {"date", "interval"} & {*kinds} and not days else "number"
     if operation in NUMBER_FUNCTIONS or operation in {"year", "month", "day", "date_diff", "datediff", "length"}:
         return "number"
-    if operation in {"last_day", "date_trunc", "strptime", "try_strptime", "make_date", "date_add"}:
+    if operation in {"last_day", "date_trunc", "strptime", "try_strptime", "make_date", "date_add", "to_timestamp"}:
         return "date"
     if operation in CARRIERS:
         return next((kind for kind in map(_kind, node["children"]) if kind), None)
@@ -218,12 +253,12 @@ class Reader:
 
     def read(self, root: dict[str, Any], want: str | None) -> str:
         """Return the SQL of an expression in which columns of text are read as numbers and dates where wanted."""
-        return to_sql(self.connection, self._rewrite(root, want))
+        return to_sql(self.connection, self._rewrite(root, None if _operation(root) in TEXT_FUNCTIONS else want))
 
     def _column(self, node: dict[str, Any], want: str | None) -> dict[str, Any]:
         """Wrap a column of text where a number or a date is wanted."""
         found = self.owner(tuple(node["column_names"]))
-        if want not in ("number", "money", "date") or found is None or self.types[found[0]][found[1]] != "VARCHAR":
+        if want not in READ_AS or found is None or self.types[found[0]][found[1]] != "VARCHAR":
             return node
         texts = self.texts[found[0]]
         sql = name(*node["column_names"])
@@ -256,14 +291,42 @@ class Reader:
         if kind == "CAST":
             wanted = "date" if node["cast_type"]["id"] in ("DATE", "TIMESTAMP") else None
             return {**node, "child": self._rewrite(node["child"], wanted)}
+        if want in COUNTS and _operation(node) in ARITHMETIC | NUMBER_FUNCTIONS:
+            return self._cast(self._rewrite(node, "number"), COUNTS[want])
+        if _operation(node) in ("+", "-") and len(node["children"]) == 2:
+            wants = self._of_sum(node, want)
+            sides = [self._rewrite(child, wanted) for child, wanted in zip(node["children"], wants, strict=True)]
+            if "days" in wants:  # a date and a number of days: a date with a time would not take them
+                place = wants.index("date")
+                sides[place] = self._cast(sides[place], "DATE")
+            return {**node, "children": sides}
+        if _operation(node) in TEXT_FUNCTIONS and want in READ_AS:
+            sql = to_sql(self.connection, {**node, "children": self._rewrite(node["children"], None)})
+            return parse(self.connection, getattr(self.texts["row"], want)(f"({sql})"))
         if kind in ("FUNCTION", "OPERATOR") and "children" in node:
             return {**node, "children": self._rewrite(node["children"], self._of_children(node, want))}
         return {key: self._rewrite(child, None) for key, child in node.items()}
+
+    def _cast(self, node: dict[str, Any], kind: str) -> dict[str, Any]:
+        """Return a syntax tree cast to an SQL type."""
+        return parse(self.connection, f"CAST({to_sql(self.connection, node)} AS {kind})")
 
     def _common(self, sides: list[dict[str, Any]]) -> str | None:
         """Return what a comparison reads its columns as."""
         kinds = [_kind(side) for side in sides]
         return next((kind for kind in kinds if kind in ("number", "date")), None)
+
+    def _of_sum(self, node: dict[str, Any], want: str | None) -> tuple[str | None, str | None]:
+        """Return what the two sides of a sum or difference are: a day and days, two days, or two numbers."""
+        left, right = map(_kind, node["children"])
+        if "interval" in (left, right):
+            return ("date", None) if right == "interval" else (None, "date")
+        if want == "date" or (_operation(node) == "+" and "date" in (left, right)):
+            return ("days", "date") if right == "date" and left != "date" else ("date", "days")
+        if "date" in (left, right):
+            return ("date", "days") if right == "number" else ("date", "date")
+        wanted = want if want in NUMBERS else "number"
+        return wanted, wanted
 
     def _of_children(self, node: dict[str, Any], want: str | None) -> str | None:
         """Return what a function or operator wants of its arguments."""
@@ -273,9 +336,11 @@ class Reader:
                 return self._common(node["children"])
             return want if node["type"] == "OPERATOR_COALESCE" else None
         if operation in ARITHMETIC:
-            return "date" if "date" in (_kind(node), want) else want or "number"
+            return want if want in NUMBERS else "number"
+        if operation in WHOLE_FUNCTIONS | INTERVALS:
+            return "whole" if operation in WHOLE_FUNCTIONS else "days"
         if operation in NUMBER_FUNCTIONS:
-            return "money" if want == "money" else "number"
+            return want if want in NUMBERS else "number"
         if operation in CARRIERS:
             return want or _kind(node)
         return "date" if operation in DATE_FUNCTIONS else None

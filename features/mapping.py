@@ -19,6 +19,7 @@ from features.tables import contract_of
 
 PAID = {"paid_on": "paid_on", "amount_paid": "amount", "payment_id": "payment_id", "paid_known_on": "known_on"}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+ATTRIBUTE = re.compile(r"[^\W\d_A-Z]\w{0,62}")  # letters of any script
 
 
 def _as_list(value: Any) -> Any:
@@ -42,10 +43,10 @@ def _as_days(value: Any) -> Any:
 
 
 def snake(text: str) -> str:
-    """Return a column's name as a lower-case name: `MonthlyIncome` is monthly_income, `A/B (%)` is a_b."""
+    """Return a column's name as a lower-case name: `MonthlyIncome` is monthly_income, `A/B (%)` is a_b, 年龄 stays."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
-    name = re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")[:60]
-    return name if NAME.fullmatch(name) else f"column_{name}".rstrip("_")
+    name = re.sub(r"[\W_]+", "_", parted.lower()).strip("_")[:60]
+    return name if ATTRIBUTE.fullmatch(name) else f"column_{name}".rstrip("_")
 
 
 def _by_name(value: Any) -> Any:
@@ -75,11 +76,15 @@ class Format(_Strict):
     encoding: str = Field(default="utf-8", description="any Python codec: utf-8, utf-16, gb18030, latin-1, ...")
     decimal: Literal[".", ","] = "."
     thousands: str = Field(default="", max_length=1, description="digit grouping mark, removed before numbers are read")
-    dates: Strings = Field(default_factory=list, description="strptime formats; none: ISO")
+    strip: str = Field(default="", description="characters removed before numbers are read: currency signs, %, spaces")
+    dates: Strings = Field(
+        default_factory=list,
+        description="strptime formats, or epoch, epoch_ms (since 1970), excel (days of a spreadsheet); none: ISO",
+    )
     nulls: list[str] = Field(default_factory=list, description="texts that mean null, beside the empty one")
     header: bool = True
     names: list[str] = Field(default_factory=list, description="column names of a file without a header")
-    skip: int = Field(default=0, ge=0, description="lines before the header")
+    skip: int = Field(default=0, ge=0, description="lines (rows of a sheet) before the header")
     sheet: str | None = Field(default=None, description="xlsx: name of the sheet; null: the first")
 
 
@@ -253,7 +258,7 @@ def _contract_faults(mapping: Mapping, where: str) -> list[Problem]:
                 Problem(f"{place}.attributes.{name}", "a lower-case name that is no canonical column, once",
                         "a name that cannot be used", "Rename the attribute.")
                 for name in names
-                if not NAME.fullmatch(name) or name in known or names.count(name) > 1
+                if not ATTRIBUTE.fullmatch(name) or name != name.lower() or name in known or names.count(name) > 1
             ]  # fmt: skip
             problems += _repeat_faults(block, place)
     return problems

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from features.errors import Problem
-from features.expressions import Reader, Relation, SqlFault, Texts, columns_of, is_plain, name, over, parse, quote
+from features.expressions import (
+    Reader, Relation, SqlFault, Texts, columns_of, is_plain, multiplies, name, over, parse, quote,
+)  # fmt: skip
 from features.mapping import Block, Join, Mapping
 from features.tables import DATE, MONEY, RATIO, TEXT, WHOLE, Contract
 
@@ -141,6 +144,8 @@ class Stage:
         reader = self._reader(relations)
         missing = [column for column in columns_of(tree) if reader.owner(column) is None]
         have = [column for relation in relations.values() for column in relation.types]
+        if missing and re.fullmatch(r"[\w ./%-]+", sql) and difflib.get_close_matches(sql, have, 1, 0.7):
+            missing = [(sql,)]  # a column's bare name with spaces, misspelt
         for column in missing:
             near = difflib.get_close_matches(column[-1], have, 1, 0.5)
             spelled = near[0] if near and near[0].isidentifier() else f'"{near[0]}"' if near else ""
@@ -228,7 +233,10 @@ class Stage:
         kind = self._probe(where, readable)
         if kind is None:
             return _Value("NULL")
-        held = self._input(f"TRY([{readable}])")  # a list of one: null only where the expression failed
+        wider = reader.read(tree, "rate") if WANT[target] == "money" and multiplies(tree) else readable
+        told = f"TRY([{readable}])"  # a list of one: null only where the expression failed
+        told = told if wider == readable else f"coalesce({told}, TRY([CAST({wider} AS {kind})]))"
+        held = self._input(told)
         value = _cast(column, target, f"{held}[1]", kind, self.visible["row"].texts)
         return _Value(value.sql, ((f"sql:{column}", f"{held} IS NULL"), *value.faults))
 

@@ -24,10 +24,11 @@ from features.expressions import name as quoted
 from features.mapping import Block, Format, Mapping
 from features.tables import TEXT
 from pipeline import ingest, observe
+from pipeline.looks import date_formats
 from pipeline.params import PARAMS_FILE, read_params
 from pipeline.raw import RAW, RawFile, list_files, select_files
 from pipeline.sample import head_of
-from pipeline.sniff import columns_of_head, date_formats
+from pipeline.sniff import columns_of_head
 from pipeline.stage import read_json
 
 ROWS = 20_000  # of each block's files

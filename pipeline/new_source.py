@@ -7,173 +7,24 @@ existing mapping is never overwritten.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from features.errors import ConfigurationRefused, DataRefused, Problem
 from features.mapping import parse_mapping, snake
 from features.tables import CONTRACTS
-from pipeline import roles
+from pipeline import roles, words
 from pipeline.ingest import mapping_path
+from pipeline.looks import RELATIVE, Column
 from pipeline.raw import list_files
-from pipeline.roles import Group, grouped
-from pipeline.sniff import Column
+from pipeline.roles import grouped
+from pipeline.shapes import CHECK, Draft, classify
 
-CHECK = "CHECK:"
-LEAK = 0.97  # a column that alone tells the outcome so well was written after it
-
-
-@dataclass
-class Draft:
-    """One block in the making: lines of YAML with comments."""
-
-    table: str
-    group: Group
-    why: str
-    columns: list[tuple[str, str, str]] = field(default_factory=list)  # canonical, SQL, why
-    left: list[tuple[str, str]] = field(default_factory=list)  # columns left out, and why
-    static: bool = False
-
-    def used(self) -> set[str]:
-        """Return the file's columns that some expression names."""
-        text = " ".join(sql for _, sql, _ in self.columns)
-        return {c.name for c in self.group.sniffed.columns if re.search(rf"(?<!\w){re.escape(c.name)}(?!\w)", text)}
-
-
-def classify(group: Group, shared: str | None) -> Draft:
-    """Return the block that a group of files seems to be; `shared` is the customer's column in the other files."""
-    s = group.sniffed
-    customer = next((c for c in s.columns if c.name == shared), None)
-    if shared is None:
-        customer = roles.identifier(s, roles.CUSTOMER) or roles.identifier(s, roles.ACCOUNT)
-    credit = roles.identifier(s, roles.CREDIT)
-    credit = None if credit is customer else credit
-    dates = [c for c in s.columns if c.kind == "date" and not roles.fits(roles.BIRTH, c)]
-    ended = roles.outcome(s)
-    if ended is not None:
-        return _observations(group, ended, customer, credit, dates)
-    amount = roles.named(s, roles.AMOUNT, "number", "whole")
-    due, paid = roles.named(s, roles.DUE, "date"), roles.named(s, roles.PAID, "date")
-    balance = roles.named(s, roles.BALANCE, "number", "whole")
-    if credit is not None and due is not None and amount is not None and not roles.unique(s, credit):
-        draft = Draft("instalments", group, "a credit's identifier that repeats, a due date and an amount")
-        draft.columns += [("credit_id", credit.name, "its name"), ("due_on", due.name, "its name, and dates"),
-                          ("amount", amount.name, "its name")]  # fmt: skip
-        if paid is not None and paid is not due:
-            draft.columns.append(("paid_on", paid.name, "its name: the payment is split off"))
-            money = next((c for c in s.columns if c.kind in ("number", "whole") and c is not amount
-                          and re.search("paid|payment", roles.lowered(c.name))), None)  # fmt: skip
-            draft.columns += [("amount_paid", money.name, "its name")] if money else []
-        return draft
-    if credit is not None and roles.unique(s, credit) and customer is not None:
-        draft = Draft("credits", group, "an identifier of a credit that never repeats, and a customer's")
-        draft.columns += [
-            ("credit_id", credit.name, "its name, and unique"),
-            ("customer_id", customer.name, "its name"),
-        ]
-        opened = _dated(dates)
-        draft.columns += [("opened_on", opened.name, "its name, and dates")] if opened else []
-        principal = roles.named(s, roles.PRINCIPAL, "number", "whole") or amount
-        draft.columns += [("principal", principal.name, "its name")] if principal else []
-        for column in s.columns:
-            if column.name not in draft.used() and (
-                roles.fits(roles.STATE, column) or roles.fits(roles.AFTERWARDS, column)
-            ):
-                draft.left.append((column.name, "its name sounds like something that was not known at opening"))
-        return draft
-    if credit is not None and dates and balance is not None:
-        draft = Draft("statements", group, "a credit's identifier that repeats, a date and a balance")
-        draft.columns += [("credit_id", credit.name, "its name"),
-                          ("stated_on", (_dated(dates) or dates[0]).name, "its name, and dates"),
-                          ("balance", balance.name, "its name")]  # fmt: skip
-        for column, pattern in (("days_past_due", roles.LATE), ("credit_limit", roles.LIMIT)):
-            fits = roles.named(s, pattern, "number", "whole")
-            draft.columns += [(column, fits.name, "its name")] if fits else []
-        return draft
-    if customer is not None and dates and amount is not None and not roles.unique(s, customer):
-        draft = Draft("transactions", group, "a customer's identifier that repeats, a date and an amount")
-        own = next(
-            (c for c in s.columns if roles.unique(s, c) and c.kind in ("whole", "text") and c is not customer), None
-        )
-        draft.columns += [("transaction_id", own.name, "it never repeats")] if own else []
-        draft.columns += [("customer_id", customer.name, "its name"),
-                          ("event_on", (_dated(dates) or dates[0]).name, "its name, and dates"),
-                          ("amount", amount.name, f"its name; {CHECK} + must be money in and - money out")]  # fmt: skip
-        return draft
-    lines = {line: c for c in s.columns for line in roles.LINES if roles.lowered(c.name) == line}
-    if customer is not None and dates and len(lines) >= 4:
-        draft = Draft("financials", group, f"a customer's identifier, a date and {len(lines)} lines of its accounts")
-        draft.columns += [("customer_id", customer.name, "its name"), ("period_end", dates[0].name, "dates")]
-        if len(dates) > 1:
-            draft.columns.append(("published_on", dates[1].name, f"the next date; {CHECK} known from then on"))
-        draft.columns += [(line, column.name, "its name") for line, column in lines.items()]
-        return draft
-    if customer is not None and roles.nearly_unique(s, customer):
-        draft = Draft("customers", group, "a customer's identifier that hardly ever repeats")
-        draft.columns.append(("customer_id", customer.name, "its name, and nearly unique"))
-        opened = _dated(dates)
-        draft.columns += [("opened_on", opened.name, "its name, and dates")] if opened else []
-        draft.static = opened is None
-        return draft
-    holder = customer or credit
-    if holder is not None and dates:
-        draft = Draft(_history(group), group, "an identifier and a date: a history of its own kind")
-        draft.columns += [("customer_id" if holder is customer else "credit_id", holder.name, "its name"),
-                          ("event_on", (_dated(dates) or dates[0]).name, "dates")]  # fmt: skip
-        return draft
-    return Draft("", group, "no customer's or credit's identifier, or no date, was found")
-
-
-def _dated(dates: list[Column]) -> Column | None:
-    """Return the date that a row is about, as its name says, or else the first that is filled."""
-    full = [column for column in dates if column.filled]
-    return next((column for column in full if roles.fits(roles.DECIDED, column)), full[0] if full else None)
-
-
-def _history(group: Group) -> str:
-    """Return a name for a generic history, from the file's."""
-    name = snake(PurePosixPath(group.files[0].name).name.split(".")[0])
-    return f"{name}_history" if name in CONTRACTS else name
-
-
-def _observations(
-    group: Group, ended: roles.Guess, customer: Column | None, credit: Column | None, dates: list[Column]
-) -> Draft:
-    """Return the block of a file that says how it ended: one row a decision."""
-    s = group.sniffed
-    draft = Draft("observations", group, f"the column {ended.column} says how it ended")
-    decided = next((c for c in dates if c.filled == s.rows and roles.fits(roles.DECIDED, c)
-                    and not roles.AFTERWARDS.search(roles.lowered(c.name))), None)  # fmt: skip
-    plain = next((c for c in s.columns if roles.PLAIN_ID.search(roles.lowered(c.name))), None)
-    choices = [c for c in (customer, plain, credit) if c is not None and c.filled == s.rows]
-    chosen = next((c for c in choices if roles.unique(s, c)), customer if decided and customer in choices else None)
-    if chosen is None:
-        draft.columns.append(
-            ("customer_id", "file_row", "no column names the customer once a row: the row's number does")
-        )
-    else:
-        draft.columns.append(
-            ("customer_id", chosen.name, "its name" + (", and unique" if roles.unique(s, chosen) else ""))
-        )
-    if decided is not None:
-        draft.columns.append(
-            ("as_of", decided.name, f"its name, and dates; {CHECK} the day of the decision, all else known by then")
-        )
-    draft.columns.append(("outcome", ended.sql if ended.sql != ended.column else ended.column, ended.why))
-    bad = next((v for v in next(c for c in s.columns if c.name == ended.column).values if v.lower() in roles.BAD), "1")
-    for column in s.columns:
-        if column.name in draft.used():
-            continue
-        told = roles.tells(s, column, ended.column, bad)
-        if roles.AFTERWARDS.search(roles.lowered(column.name)):
-            draft.left.append((column.name, "its name sounds like something that was known only afterwards"))
-        elif told >= LEAK:
-            draft.left.append((column.name, f"alone it tells the outcome (AUC {told:.2f}): surely written afterwards"))
-    return draft
+FUTURE = 2090  # dates from there on stand for none
+SIGNS = {"€": "EUR", "$": "USD", "£": "GBP", "¥": "CNY", "₹": "INR"}
 
 
 def _attributes(draft: Draft) -> tuple[dict[str, str], dict[str, str]]:
@@ -183,14 +34,16 @@ def _attributes(draft: Draft) -> tuple[dict[str, str], dict[str, str]]:
     numeric: dict[str, str] = {}
     categorical: dict[str, str] = {}
     left = {name for name, _ in draft.left}
-    for column in draft.group.sniffed.columns:
+    for column in [] if draft.bare else draft.group.sniffed.columns:
         if column.name in draft.used() or column.name in left:
             continue
         base = snake(column.name)
         names = (base, *(f"{base}_{number}" for number in range(2, 1000)))
         name = next(n for n in names if n not in taken | set(numeric) | set(categorical))
         if column.kind in ("number", "whole") and not _identifying(column):
-            numeric[name] = column.name
+            numeric[name] = column.said
+        elif column.kind == "text" and column.different == 1 and draft.group.sniffed.rows > 50:
+            draft.left.append((column.name, "the same in all rows looked at"))
         elif column.kind == "text" and column.different <= max(50, column.filled / 20):
             categorical[name] = column.name
         elif column.kind == "empty":
@@ -204,8 +57,8 @@ def _attributes(draft: Draft) -> tuple[dict[str, str], dict[str, str]]:
 
 def _identifying(column: Column) -> bool:
     """Tell whether a number is a name in disguise."""
-    words = roles.lowered(column.name)
-    named = re.search(r"(id|key|zip|phone|ref)$|^column0$|(^|_)(no|nr|num|number)$", words) is not None
+    called = roles.lowered(column.name)
+    named = re.search(r"(id|key|zip|phone|ref)$|^column0$|(^|_)(no|nr|num|number)$", called) is not None
     return named and column.kind == "whole" and column.different > 50 and column.different > 0.5 * column.filled
 
 
@@ -254,6 +107,8 @@ def _block(draft: Draft, *, listed: bool, undated: bool) -> Iterable[str]:
         if attributes:
             yield f"{deep}  {kind}:"
             yield from (f"{deep}    {name}: {_yaml(column)}" for name, column in attributes.items())
+    if draft.repeat:
+        yield f"{deep}repeat: [{', '.join(f'{{month: {month}}}' for month in draft.repeat)}]"
     for column, why in draft.left:
         yield f"{deep}# left out: {column}: {why}"
 
@@ -268,12 +123,21 @@ def draft(source: str) -> str:
         )  # fmt: skip
     names = [c.name for group in groups for c in group.sniffed.columns]
     keys = [c.name for group in groups for c in group.sniffed.columns if c.kind in ("whole", "text") and c.different > 2
-            and (roles.fits(roles.CUSTOMER, c) or roles.fits(roles.ACCOUNT, c))]  # fmt: skip
-    shared = max(keys, key=keys.count, default=None) if len(groups) > 1 else None
-    drafts = [classify(group, shared) for group in groups]
+            and (roles.fits(words.CUSTOMER, c) or roles.fits(words.ACCOUNT, c))]  # fmt: skip
+    both = [(customer.name, account.name) for customer, account in
+            ((roles.identifier(g.sniffed, words.CUSTOMER), roles.identifier(g.sniffed, words.ACCOUNT)) for g in groups)
+            if customer is not None and account is not None and customer is not account]  # fmt: skip
+    lent = [c for c in (roles.identifier(g.sniffed, words.CREDIT) for g in groups) if c is not None
+               and re.search(words.ID_PART, roles.lowered(c.name))]  # fmt: skip
+    if both and len(groups) > 1 and not lent:  # a file that names a customer and an account: the account is a credit
+        shared, account = both[0]
+    else:
+        shared, account = (max(keys, key=keys.count, default=None) if len(groups) > 1 else None), None
+    drafts = [each for group in groups for each in _with_also(classify(group, shared, account))]
     seen = {d.table for d in drafts}
-    if "observations" in seen:  # one file of decisions: the largest; the others become histories
-        main = max((d for d in drafts if d.table == "observations"), key=lambda d: d.group.sniffed.rows)
+    if "observations" in seen:  # one file of decisions: the largest that names its customers; the others are told
+        main = max((d for d in drafts if d.table == "observations"),
+                   key=lambda d: (d.columns[0][1] != "file_row", d.group.sniffed.rows))  # fmt: skip
         for place, other in enumerate(drafts):
             if other.table == "observations" and other is not main:
                 drafts[place] = Draft("", other.group, f"another outcome beside that of {main.group.files[0].name}")
@@ -286,25 +150,53 @@ def draft(source: str) -> str:
             Problem(f"data/raw/{source}", "a file with an outcome, or with a customer's identifier and dates",
                     f"none; the columns are {', '.join(dict.fromkeys(names))[:300]}", "Write the mapping by hand.")
         )  # fmt: skip
-    undated = not any(c.kind == "date" for d in drafts if d.table for c in d.group.sniffed.columns) or (
+    dates = [c for d in drafts if d.table for c in d.group.sniffed.columns if c.kind == "date"]
+    undated = not any(c.dates or "Q" in c.sql or "right(" in c.sql for c in dates) or (
         "observations" in tables and not any(column == "as_of" for column, _, _ in tables["observations"][0].columns)
     )
-    text = (
-        "\n".join([*_head(source, undated=undated), *_tables(tables, undated=undated), *_rest(drafts, others)]) + "\n"
-    )
+    newest = max((c.newest for c in dates if c.newest and c.newest.year < FUTURE), default=None)
+    day = (newest.replace(day=28) + dt.timedelta(days=4)).replace(day=1) if newest else dt.date(2020, 1, 1)
+    for each in drafts:
+        each.columns = [(name, sql.replace(RELATIVE, f"date '{day}'"), why) for name, sql, why in each.columns]
+    lines = [*_head(source, drafts, day if undated else None, newest), *_tables(tables, undated=undated),
+             *_rest(drafts, others)]  # fmt: skip
+    text = "\n".join(lines) + "\n"
     parse_mapping(text, str(mapping_path(source)))
     return text
 
 
-def _head(source: str, *, undated: bool) -> Iterable[str]:
+def _with_also(first: Draft) -> list[Draft]:
+    """Return a block and those of other tables from the same files."""
+    return [*first.also, first]
+
+
+def _currency(drafts: list[Draft]) -> tuple[str, str]:
+    """Return the currency and what speaks for it."""
+    columns = [
+        c for d in drafts for c in d.group.sniffed.columns if re.search(r"(?i)currency|^ccy$|waehrung|币种", c.name)
+    ]
+    found = {value for c in columns for value in c.values if re.fullmatch(r"[A-Z]{3}", value)}
+    if len(found) == 1:
+        return found.pop(), f"the column {columns[0].name} says so"
+    if found:
+        return min(found), f"{CHECK} amounts are in {', '.join(sorted(found))}: convert them (an asof join with rates)"
+    signs = {sign for d in drafts for sign in d.group.sniffed.form.get("strip", "") if sign in SIGNS}
+    if signs:
+        return SIGNS[min(signs)], f"{CHECK} amounts are written with {min(signs)}"
+    return "USD", f"{CHECK} the files do not say"
+
+
+def _head(source: str, drafts: list[Draft], as_of: dt.date | None, newest: dt.date | None) -> Iterable[str]:
     """Yield the first lines."""
     yield "# yaml-language-server: $schema=mapping.schema.json"
     yield f"# A first draft from data/raw/{source}/: every guess with its reason; unknown is what says {CHECK[:-1]}."
     yield f"# Then: python -m pipeline check-source {source}"
     yield f"name: {source}"
-    yield f"currency: USD # {CHECK} the files do not say"
-    if undated:
-        yield f"as_of: 2020-01-01 # {CHECK} no column says when: one date for all, its rows are known the day before"
+    currency, why = _currency(drafts)
+    yield f"currency: {currency} # {why}"
+    if as_of:
+        last = f"the newest date in the rows looked at is {newest}; " if newest else ""
+        yield f"as_of: {as_of} # {CHECK} no column dates the decisions: {last}what has no date is known the day before"
     yield "tables:"
 
 

@@ -8,6 +8,7 @@ every csv value arrives as text.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime as dt
 import fnmatch
@@ -19,6 +20,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -164,8 +166,6 @@ def open_bytes(path: Path) -> BinaryIO:
 
 def _decoded(data: bytes, form: Format, place: str) -> str:
     """Decode the head of a file, or refuse its encoding."""
-    import codecs
-
     try:
         decoder = codecs.getincrementaldecoder("utf-8-sig" if _is_utf8(form) else form.encoding)()
         return decoder.decode(data)
@@ -279,7 +279,7 @@ class RawReader:
                 for line in iter(stream.readline, b""):
                     if line.strip().lower() == b"@data":
                         break
-                shutil.copyfileobj(stream, sink)
+                sink.writelines(line for line in stream if not line.lstrip().startswith(b"%"))
             return target, Format(quote="'", header=False)
         if form.type != "csv" or (_is_utf8(form) and not read_head(file, form)[1]):
             return file.path, form
@@ -305,7 +305,8 @@ class RawReader:
         if form.type == "jsonl":
             types = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in columns)
             named = f", columns = {{{types}}}" if types else ", sample_size = -1, maximum_depth = 1"
-            return f"read_json({listed}, format = 'newline_delimited'{named})"
+            written = "auto" if any(is_array(path) for path in paths) else "newline_delimited"
+            return f"read_json({listed}, format = '{written}'{named})"
         types = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in columns)
         escape = form.escape if form.escape is not None else form.quote
         nulls = ", ".join(quote(text) for text in ["", *form.nulls])
@@ -345,13 +346,35 @@ def sheet_rows(file: RawFile, form: Format) -> Iterator[list[str]]:
     """Yield the rows of a sheet as text: dates in ISO, numbers as Python writes them, nothing for empty cells."""
     import openpyxl
 
-    book = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
     try:
+        book = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, KeyError, openpyxl.utils.exceptions.InvalidFileException):
+        raise DataRefused(Problem(file.name, "an xlsx workbook", "other bytes", "Correct `format.type`.")) from None
+    try:
+        if form.sheet and form.sheet not in book.sheetnames:
+            must = f"a workbook with the sheet {form.sheet}"
+            raise DataRefused(
+                Problem(file.name, must, f"the sheets {', '.join(book.sheetnames)}", "Correct `format.sheet`.")
+            )
         sheet = book[form.sheet] if form.sheet else book.worksheets[0]
-        for row in sheet.iter_rows(values_only=True):
-            yield [_cell(value) for value in row]
+        width = 0
+        for row in sheet.iter_rows(min_row=form.skip + 1, values_only=True):
+            cells = [_cell(value) for value in row]
+            if not width:
+                width = len(cells) if form.header else len(form.names) or len(cells)
+                if not form.header:
+                    yield form.names or [""] * width
+            while len(cells) > width and not cells[-1]:
+                cells.pop()
+            yield [*cells, *[""] * (width - len(cells))]
     finally:
         book.close()
+
+
+def is_array(path: Path) -> bool:
+    """Tell whether a JSON file is one array of records rather than a record a line."""
+    with open_bytes(path) as stream:
+        return stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
 
 def _cell(value: object) -> str:

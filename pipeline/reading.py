@@ -181,7 +181,7 @@ class Reading:
             return None, absent, len(every)
         key = repr((sorted(file.name for file in files), form))
         if key not in self.raws:
-            texts = Texts(form.decimal, form.thousands, tuple(form.dates))
+            texts = Texts(form.decimal, form.thousands, tuple(form.dates), form.strip)
             relation = Relation(f"raw_{len(self.raws)}", types, texts, self._shapes(files, form))
             columns = ", ".join(f"{name(column)} {kind}" for column, kind in types.items())
             self.connection.execute(

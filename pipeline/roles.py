@@ -11,94 +11,13 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from features.tables import CONTRACTS, MONEY
+from pipeline.looks import Column, quoted
 from pipeline.raw import RawFile, open_bytes, select_files
-from pipeline.sniff import Column, Sniffed, sniff
+from pipeline.sniff import Sniffed, sniff, sniff_sheets
+from pipeline.words import BAD, GOOD, ID_END, LINE_WORDS, LINES, OUTCOMES
 
-DATA = {
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".dat",
-    ".asc",
-    ".data",
-    ".parquet",
-    ".pq",
-    ".json",
-    ".jsonl",
-    ".ndjson",
-    ".arff",
-    ".xlsx",
-    ".xlsm",
-}
-
-ID_END = r"(id|no|nr|num|number|key|code|ref|chkdgt)?$"
-CUSTOMER = re.compile(
-    r"^(customer|client|cust|borrower|applicant|member|user|person|company|firm|obligor|party|sk_?id_?curr|客户|客戶)"
-    r".*?" + ID_END
-)
-ACCOUNT = re.compile(r"^(account|acct|acc)_?(id|no|nr|num|number)$")
-CREDIT = re.compile(
-    r"^(.*)?(loan|credit|contract|facility|deal|agreement|tradeline|sk_?id_?(prev|bureau))(?:.*?)" + ID_END
-)
-PLAIN_ID = re.compile(r"^(id|uid|key|编号|column0|index|row_?id)$")
-OUTCOMES = (
-    (r"^(target|label|outcome|class|y)$", 3), (r"default.*(payment|next|flag|ind)|^is_?default|^default(ed)?$|违约", 4),
-    (r"serious_?dlq|dlq_?in|good_?bad|bad_?flag|^bad$|^good$|mis_?status|charged_?off$|bankrupt|delinquent$", 4),
-    (r"^(loan_?)?status$|_flag$|^flag$", 1),
-)  # fmt: skip
-BAD = {
-    "1",
-    "bad",
-    "default",
-    "defaulted",
-    "yes",
-    "y",
-    "true",
-    "charged off",
-    "chgoff",
-    "bankrupt",
-    "b",
-    "late",
-    "d",
-    "违约",
-    "坏",
-}
-GOOD = {
-    "0",
-    "good",
-    "paid",
-    "no",
-    "n",
-    "false",
-    "fully paid",
-    "p i f",
-    "pif",
-    "current",
-    "ok",
-    "non-default",
-    "正常",
-    "好",
-}
-DECIDED = re.compile(
-    r"as_?of|decision|appl|approv|issue|creat|grant|origin|disburs|open|start|snapshot|observ|^date$|日期"
-)
-AFTERWARDS = re.compile(
-    r"charge_?off|chg_?off|recover|write_?off|last_?pay|total_?(rec|pay|paid)|closed?_?date|close_?on|settle|collection|"
-    r"loss|balance_?gross|final|end_?date|maturity|next_?pay|out_?prncp|hardship|repaid"
-)
-STATE = re.compile(r"status$|state$|^active$")  # of a credit: today's, and so not that of its opening
-BIRTH = re.compile(r"birth|^dob$|出生")
-AMOUNT = re.compile(r"amount|amt|value|sum|betrag|montant|importe|金额|总额")
-DUE = re.compile(r"due|faellig|fällig|instal+ment.*date|schedul|到期")
-PAID = re.compile(r"paid|payment.*date|pay_?date|received|entry_?payment|repaid")
-BALANCE = re.compile(r"balance|outstanding|saldo|owed|exposure|余额")
-LATE = re.compile(r"days_?past|dpd|days_?late|days_?overdue|delay|逾期天数")
-LIMIT = re.compile(r"limit|ceiling")
-LINES = tuple(name for name, spec in CONTRACTS["financials"].columns.items() if spec.type == MONEY)
-PRINCIPAL = re.compile(
-    r"principal|granted|loan_?amount|loanamount|^amount$|disbursement_?gross|gr_?appv|sum_insured|贷款金额"
-)
+DATA = "csv tsv txt dat asc data parquet pq json jsonl ndjson arff xlsx xlsm"
+SHEETS = (".xlsx", ".xlsm")
 
 
 @dataclass(frozen=True)
@@ -112,6 +31,7 @@ class Guess:
 
 def lowered(name: str) -> str:
     """Return a name for matching: words parted by `_`, lower case."""
+    name = name.rpartition("->>")[2]  # of a field within a field
     return re.sub(r"[^\w]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).strip("_").lower()
 
 
@@ -127,6 +47,13 @@ def fits(pattern: re.Pattern[str], column: Column) -> bool:
 def named(sniffed: Sniffed, pattern: re.Pattern[str], *kinds: str) -> Column | None:
     """Return the first column of one of the kinds whose name fits, or None."""
     return next((c for c in sniffed.columns if c.kind in kinds and fits(pattern, c)), None)
+
+
+def lines_of(sniffed: Sniffed) -> dict[str, Column]:
+    """Return line of the accounts -> the column that is named like it."""
+    named_so = [(lowered(c.name), c) for c in sniffed.columns if c.kind in ("number", "whole")]
+    found = {line: next((c for words, c in named_so if re.fullmatch(LINE_WORDS[line], words)), None) for line in LINES}
+    return {line: column for line, column in found.items() if column is not None}
 
 
 def identifier(sniffed: Sniffed, pattern: re.Pattern[str]) -> Column | None:
@@ -167,21 +94,24 @@ def outcome(sniffed: Sniffed) -> Guess | None:
 def _outcome_sql(column: Column) -> tuple[str, str]:
     """Return the SQL of an outcome over a column's values, empty where they do not say what is bad."""
     values = {value.lower(): value for value in column.values}
-    if set(values) == {"0", "1"}:
-        return column.name, "its name, and its values are 0 and 1 (taken as 1 = bad)"
+    if set(values) in ({"0", "1"}, {"0.0", "1.0"}, {"true", "false"}):
+        sql = quoted(column.name)
+        return (
+            f"case when {sql} then 1 else 0 end" if "true" in values else sql
+        ), "its name, and its values (1 is bad)"
     bad = sorted(value for low, value in values.items() if low in BAD)
     good = sorted(value for low, value in values.items() if low in GOOD)
     if not bad or not good:
         return "", ""
-    quoted = '"' + column.name.replace('"', '""') + '"'
 
     def listed(texts: list[str]) -> str:
         return ", ".join("'" + text.replace("'", "''") + "'" for text in texts)
 
+    sql = quoted(column.name)
     rest = len(values) - len(bad) - len(good)
     why = f"its name, and its values: bad is {', '.join(bad)}, good is {', '.join(good)}"
     why += f", the other {rest} are unknown" if rest else ""
-    return f"case when {quoted} in ({listed(bad)}) then 1 when {quoted} in ({listed(good)}) then 0 end", why
+    return f"case when {sql} in ({listed(bad)}) then 1 when {sql} in ({listed(good)}) then 0 end", why
 
 
 def tells(sniffed: Sniffed, column: Column, outcome_column: str, bad_value: str) -> float:
@@ -232,26 +162,45 @@ def grouped(files: list[RawFile]) -> tuple[list[Group], list[str]]:
     others = []
     for file in files:
         suffixes = [s.lower() for s in PurePosixPath(file.name).suffixes if s not in (".gz", ".zst", ".zstd")]
-        if not suffixes or suffixes[-1] not in DATA or not file.path.stat().st_size:
+        if not suffixes or suffixes[-1][1:] not in DATA.split() or not file.path.stat().st_size:
             others.append(file.name)
             continue
-        with open_bytes(file.path) as stream:
-            first = stream.readline(1 << 16)
-        text = suffixes[-1] not in (".parquet", ".pq", ".xlsx", ".xlsm")
-        alike.setdefault((suffixes[-1], first if text else file.inner.encode()), []).append(file)
+        alike.setdefault((suffixes[-1], _head_of(file, suffixes[-1])), []).append(file)
     groups = []
     for members in alike.values():
         chosen = [members[place] for place in sorted({0, len(members) // 3, 2 * len(members) // 3, len(members) - 1})]
         try:
-            found = sniff(*chosen)
+            sheets = sniff_sheets(chosen[0]) if chosen[0].path.suffix.lower() in SHEETS else [sniff(*chosen)]
         except (ValueError, OSError, LookupError) as error:
             others += [f"{file.name} (unreadable: {type(error).__name__})" for file in members]
             continue
-        if found.rows:
-            groups.append(Group(members, found, _glob(members, files)))
-        else:
+        groups += [Group(members, found, _glob(members, files)) for found in sheets if found.rows]
+        if not any(found.rows for found in sheets):
             others += [f"{file.name} (no rows)" for file in members]
     return groups, others
+
+
+def _head_of(file: RawFile, suffix: str) -> bytes:
+    """Return what files of the same kind have alike: the columns' names, as far as a look says."""
+    if suffix in SHEETS:
+        return file.inner.encode()
+    if suffix in (".json", ".jsonl", ".ndjson"):
+        return b"{}".join(sorted(set(re.findall(rb'"([^"]+)"\s*:', _first_bytes(file)))))
+    if suffix not in (".parquet", ".pq"):
+        with open_bytes(file.path) as stream:
+            return stream.readline(1 << 16)
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return repr(parquet.read_schema(file.path).names).encode()
+    except (pa.ArrowInvalid, OSError):
+        return file.inner.encode()
+
+
+def _first_bytes(file: RawFile) -> bytes:
+    with open_bytes(file.path) as stream:
+        return stream.readline(1 << 14)
 
 
 def _glob(group: list[RawFile], files: list[RawFile]) -> str:
@@ -268,7 +217,11 @@ def _glob(group: list[RawFile], files: list[RawFile]) -> str:
             min(len(suffix), len(name)),
         )
         suffix = suffix[len(suffix) - back :]
-    for pattern in ([*inner] if len(inner) == 1 else []) + [f"{stem}*{suffix}", f"*/{PurePosixPath(names[0]).name}"]:
+    for pattern in ([*inner] if len(inner) == 1 else []) + [
+        f"{stem}*{suffix}",
+        f"*/{PurePosixPath(names[0]).name}",
+        f"{stem.rpartition('/')[0]}/**/*{suffix}".lstrip("/"),
+    ]:
         if [file.name for file in select_files(files, [pattern])] == names:
             return pattern
     return json.dumps(names) if len(names) > 1 else names[0]

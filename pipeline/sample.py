@@ -6,13 +6,17 @@ import codecs
 import gzip
 import io
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from features.errors import DataRefused, Problem
 from features.mapping import Format
-from pipeline.raw import RawFile, open_bytes
+from pipeline.raw import RawFile, is_array, open_bytes
+
+MOST = 1 << 25  # bytes of a JSON array that are looked at
 
 
 def head_of(file: RawFile, form: Format, folder: Path, rows: int) -> tuple[Path, bool]:
@@ -22,7 +26,12 @@ def head_of(file: RawFile, form: Format, folder: Path, rows: int) -> tuple[Path,
     if form.type == "parquet":
         return _parquet(file, target, rows)
     if form.type == "xlsx":
-        return _xlsx(file, form, target, rows)
+        return _xlsx(file, target, rows)
+    if form.type == "jsonl" and is_array(file.path):
+        found, whole = records_of(file, rows)
+        with _writing(target) as out:
+            out.write(json.dumps(found).encode())
+        return target, whole
     return _lines(file, form, target, rows)
 
 
@@ -92,18 +101,33 @@ def _parquet(file: RawFile, target: Path, rows: int) -> tuple[Path, bool]:
         raise DataRefused(Problem(file.name, "a parquet file", found, "Correct `format` or the file.")) from None
 
 
-def _xlsx(file: RawFile, form: Format, target: Path, rows: int) -> tuple[Path, bool]:
-    """Write the first rows of a sheet as a workbook with that sheet alone."""
+def _xlsx(file: RawFile, target: Path, rows: int) -> tuple[Path, bool]:
+    """Write the first rows of every sheet of a workbook."""
     import openpyxl
 
     source = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
-    sheet = source[form.sheet] if form.sheet else source.worksheets[0]
-    book = openpyxl.Workbook(write_only=True)
-    copy = book.create_sheet(sheet.title)
-    lines: Iterator[tuple[object, ...]] = sheet.iter_rows(values_only=True)
-    for row in itertools.islice(lines, rows + 1):
-        copy.append(row)
-    whole = next(lines, None) is None
+    book, whole = openpyxl.Workbook(write_only=True), True
+    for sheet in source.worksheets:
+        copy = book.create_sheet(sheet.title)
+        lines: Iterator[tuple[object, ...]] = sheet.iter_rows(values_only=True)
+        for row in itertools.islice(lines, rows + 1):
+            copy.append(row)
+        whole &= next(lines, None) is None
     book.save(target)
     source.close()
     return target, whole
+
+
+def records_of(file: RawFile, rows: int) -> tuple[list[dict[str, Any]], bool]:
+    """Return the first records of a file that is one JSON array, and whether these are all."""
+    with open_bytes(file.path) as stream:
+        text = stream.read(MOST).decode("utf-8-sig", "ignore")
+        whole = not stream.read(1)
+    decoder, found, place = json.JSONDecoder(), [], text.find("[") + 1
+    while len(found) < rows:
+        try:
+            record, place = decoder.raw_decode(text, re.compile(r"[\s,]*").match(text, place).end())  # type: ignore[union-attr]
+        except ValueError:
+            break
+        found.append(record)
+    return found, whole and text[place:].strip() == "]"

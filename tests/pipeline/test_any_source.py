@@ -356,4 +356,4 @@ def test_names_of_attributes_are_made_from_columns():
         "a.yaml",
     )
     (block,) = mapping.tables["observations"]
-    assert list(block.attributes.numeric) == ["monthly_income", "debt_income", "column"]
+    assert list(block.attributes.numeric) == ["monthly_income", "debt_income", "客户"]

@@ -13,7 +13,7 @@ from features.mapping import parse_mapping
 from pipeline import __main__ as command
 from pipeline import featurise, ingest, new_source, observe
 from pipeline.check_source import check
-from pipeline.sniff import date_formats, delimiter_of, encoding_of, number_marks
+from pipeline.looks import date_formats, delimiter_of, encoding_of, number_marks
 
 
 @pytest.fixture
