@@ -31,6 +31,7 @@ from features.staging import output_columns
 from features.tables import MONEY
 from pipeline.carried import meet
 from pipeline.earlier import scan, write_parts
+from pipeline.raw import lines_above
 from pipeline.reading import Piece, Reading, dependency_order, engine
 
 __all__ = ["Build", "dependency_order", "engine"]
@@ -205,12 +206,16 @@ class Build(Reading):
         """Add one piece's quarantined rows, each with where it stood, its rules and its original text."""
         table, raw, number = piece.table, piece.raw, piece.number
         holding = name(f"quarantine_{table}")
+        above = name(f"above_{table}_{number}")
+        self.connection.execute(f"CREATE TEMP TABLE {above} (file INTEGER, lines BIGINT)")
+        over = {self.reader.ids[file.name]: lines_above(file, raw.form) for file in raw.files}
+        self.connection.executemany(f"INSERT INTO {above} VALUES (?, ?)", list(over.items()))
         for file, line, text in raw.rejected:
-            origin = self.reader.files[file]
+            origin, at = self.reader.files[file], line + over[file]
             if origin.name in self.new:
                 self.connection.execute(
                     f"INSERT INTO {holding} VALUES (?, ?, ?, ?, NULL, ?, ?, ['columns'], NULL, ?)",
-                    [piece.block, number, origin.name, line, origin.delivery.name, self._month(file), text],
+                    [piece.block, number, origin.name, at, origin.delivery.name, self._month(file), text],
                 )
         bad, texts = name(f"bad_{table}_{number}"), name(f"texts_{table}_{number}")
         moved = (
@@ -261,7 +266,8 @@ class Build(Reading):
         self.connection.execute(f"""
             INSERT INTO {holding}
             SELECT {piece.block}, {number}, _name,
-                _place + (SELECT count(*) FROM {gaps} WHERE file = b._file AND gap <= b._place), _place, _delivery,
+                _place + (SELECT count(*) FROM {gaps} WHERE file = b._file AND gap <= b._place)
+                    + (SELECT lines FROM {above} WHERE file = b._file), _place, _delivery,
                 _month,
                 CASE _state WHEN {CONFLICT} THEN ['conflict'] WHEN {ORPHAN} THEN ['reference'] ELSE _rules END,
                 CASE WHEN _state = {ORPHAN} THEN {awaited} END, coalesce(_text, original)

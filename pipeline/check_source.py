@@ -195,8 +195,7 @@ def _print_broken(mapping: Mapping, table: str) -> None:
         print(f"  broken rule {rule}: {count:,} rows ({_meaning(rule)})")
         for number, file, line, original in examples:
             block = mapping.tables[table][number]
-            above = block.format.skip + int(block.format.header) if block.format.type == "csv" else 0
-            print(f"    {file}, line {line + above}: {_excerpt(rule, block, original)}")
+            print(f"    {file}, line {line}: {_excerpt(rule, block, original)}")
     hint = _date_hint(mapping.tables[table], rules)
     if hint:
         print(f"  hint: {hint}")

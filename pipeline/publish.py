@@ -211,6 +211,8 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
     """Log the publication."""
     numbers = {name: float(value) for name, value in decided.items() if isinstance(value, int | float)}
     tags = {f"bellwether.{name}": str(value) for name, value in facts.items()}
+    quality = read_json(Path("data/ingest/quality.json"))["totals"]  # rows by what became of them, and by broken rule
+    numbers |= {f"ingest.{name}".replace(":", "."): float(count) for name, count in quality.items()}
     tracking.log_publication(
         source=facts["source"],
         registry=read_json(Path("data/promote/verdict.json"))["registry"],
@@ -220,7 +222,7 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
         | {"bellwether.candidate": facts["model_version"], "git_commit": tracking.git_commit()}
         | tracking.dvc_hashes(),
         metrics=numbers | {"customers": float(table.num_rows)},
-        artifacts=(version / "manifest.json", version / "report" / "index.html"),
+        artifacts=(version / "manifest.json", version / "report" / "index.html", Path("data/ingest/quality.json")),
     )
 
 

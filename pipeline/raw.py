@@ -371,6 +371,16 @@ def sheet_rows(file: RawFile, form: Format) -> Iterator[list[str]]:
         book.close()
 
 
+def lines_above(file: RawFile | None, form: Format) -> int:
+    """Return how many lines stand above the first row of a file, or, without it, of the text that the engine reads."""
+    if form.type == "arff" and file is not None:
+        with open_bytes(file.path) as stream:
+            return next((count for count, line in enumerate(stream, 1) if line.strip().lower() == b"@data"), 0)
+    if form.type == "csv" or (form.type == "xlsx" and file is not None):
+        return form.skip + int(form.header)
+    return int(form.type == "xlsx")
+
+
 def is_array(path: Path) -> bool:
     """Tell whether a JSON file is one array of records rather than a record a line."""
     with open_bytes(path) as stream:

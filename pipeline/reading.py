@@ -22,7 +22,7 @@ from features.mapping import Block, Format, Mapping
 from features.reconcile import BROKEN, KEPT, LEFT_OUT, staged
 from features.staging import Relation, Stage, Staged, output_columns
 from pipeline.earlier import Earlier, Rebuild
-from pipeline.raw import RawFile, RawReader, read_head, select_files
+from pipeline.raw import RawFile, RawReader, lines_above, read_head, select_files
 
 
 @dataclass
@@ -274,7 +274,7 @@ class Reading:
                 "SELECT s.file_path, e.line, min(e.csv_line) FROM reject_errors e "
                 "JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"
             ).fetchall()
-            above = raw.form.skip + int(raw.form.header)
+            above = lines_above(None, raw.form)
             raw.rejected = [(self.reader.paths[path], line - above, text or "") for path, line, text in rows]
             self.connection.execute("DELETE FROM reject_errors")
             self.connection.execute("DELETE FROM reject_scans")
