@@ -104,6 +104,9 @@ class Join(_Strict):
     at: Sql | None = Field(default=None, description="asof: the row's date, over the main file's columns")
     dated: Sql | None = Field(default=None, description="asof: the date of the joined file's row")
     known_on: Sql | None = Field(default=None, description="asof: when the joined file's row was known; null: `dated`")
+    within: Days | None = Field(
+        default=None, description="asof: days after `dated` from which a row is too old to count"
+    )
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -111,6 +114,8 @@ class Join(_Strict):
     def _declared(self) -> Self:
         if self.kind == "left" and not self.static:
             raise ValueError("declared `static: true`: what is joined has no date of its own, so it must not change")
+        if self.within is not None and (self.kind != "asof" or self.within < 1):
+            raise ValueError("`within` of at least one day, for an `asof` join alone")
         if (self.kind == "asof") != bool(self.at and self.dated):
             raise ValueError("an `asof` join with `at` and `dated`, or another without them")
         return self

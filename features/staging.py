@@ -211,12 +211,23 @@ class Stage:
         when = f"TRY(CAST({self._reader(self.visible).read(at, 'date')} AS DATE))"
         key = ", ".join(name(column) for column in dict.fromkeys(keys))
         columns = ", ".join(name(column) for column in relation.types)
-        self.dated[join.alias] = f"""ASOF LEFT JOIN (
-            SELECT {columns}, _from FROM (
+        newest = f"""
+            SELECT {columns}, _from, _dated FROM (
                 SELECT {columns}, {day} AS _dated, greatest(_dated, {learned}) AS _from
                 FROM {relation.name} AS {name(join.alias)} WHERE _from IS NOT NULL)
             QUALIFY row_number() OVER (PARTITION BY {key}, _from ORDER BY _dated DESC, {columns}) = 1
-                AND _dated >= max(_dated) OVER (PARTITION BY {key} ORDER BY _from)
+                AND _dated >= max(_dated) OVER (PARTITION BY {key} ORDER BY _from)"""
+        if join.within is not None:  # once a row is too old, one without values follows it
+            held = {column.lower() for column in keys}
+            ended = ", ".join(name(c) if c.lower() in held else f"NULL AS {name(c)}" for c in relation.types)
+            newest = f"""
+            WITH newest AS ({newest}), following AS (
+                SELECT *, _dated + {join.within} AS _end, lead(_from) OVER (PARTITION BY {key} ORDER BY _from) AS _next
+                FROM newest)
+            SELECT {columns}, _from FROM following WHERE _from < _end
+            UNION ALL SELECT {ended}, greatest(_end, _from) FROM following
+            WHERE _next IS NULL OR _next > greatest(_end, _from)"""
+        self.dated[join.alias] = f"""ASOF LEFT JOIN ({newest}
             ) AS {name(join.alias)} ON ({join.on}) AND {when} >= {name(join.alias)}._from"""
 
     def _value(self, where: str, column: str, sql: str, target: str) -> _Value:

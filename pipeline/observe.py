@@ -95,7 +95,7 @@ def run(params: Params, connection: Any, as_of: dt.date, until: dt.date, *, unda
     if needed not in tables:
         raise DataRefused(
             Problem("observe.population", f"a table `{needed}` for the population `{population}`", "no such table",
-                    "Map the table, or choose another population.")
+                    "Map credits or observations (whom to judge) or customers, or choose another population.")
         )  # fmt: skip
     rules = params.rules()
     if population == "observations":

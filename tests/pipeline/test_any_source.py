@@ -91,6 +91,14 @@ def test_money_is_converted_at_the_rate_known_on_its_day(bring):
     assert broken("transactions") == {"a": ["required:amount"], "i": ["required:amount"]}
 
 
+def test_a_rate_that_is_too_old_does_not_count(bring):
+    text = MONEY.replace("known_on: published}", "known_on: published, within: 7 days}")
+    rows = dict(bring(text, moves_csv=MOVES, rates_csv=RATES)("SELECT transaction_id, amount FROM transactions"))
+    assert {key: str(value) for key, value in rows.items()} == {
+        "b": "90.00", "c": "90.00", "d": "80.00", "e": "80.00", "f": "50.00", "h": "3.33"}  # fmt: skip
+    assert broken("transactions")["g"] == ["required:amount"]  # of the first, on the ninth
+
+
 def test_the_order_of_the_rates_changes_nothing(bring):
     first = bring(MONEY, moves_csv=MOVES, rates_csv=RATES)("SELECT * FROM transactions ORDER BY 1")
     head, *lines = RATES.splitlines()
