@@ -218,7 +218,7 @@ class Stage:
             QUALIFY row_number() OVER (PARTITION BY {key}, _from ORDER BY _dated DESC, {columns}) = 1
                 AND _dated >= max(_dated) OVER (PARTITION BY {key} ORDER BY _from)"""
         if join.within is not None:  # once a row is too old, one without values follows it
-            held = {column.lower() for column in keys}
+            held = [column.lower() for column in keys]
             ended = ", ".join(name(c) if c.lower() in held else f"NULL AS {name(c)}" for c in relation.types)
             newest = f"""
             WITH newest AS ({newest}), following AS (
@@ -246,8 +246,7 @@ class Stage:
             return _Value("NULL")
         wider = reader.read(tree, "rate") if WANT[target] == "money" and multiplies(tree) else readable
         told = f"TRY([{readable}])"  # a list of one: null only where the expression failed
-        told = told if wider == readable else f"coalesce({told}, TRY([CAST({wider} AS {kind})]))"
-        held = self._input(told)
+        held = self._input(told if wider == readable else f"coalesce({told}, TRY([CAST({wider} AS {kind})]))")
         value = _cast(column, target, f"{held}[1]", kind, self.visible["row"].texts)
         return _Value(value.sql, ((f"sql:{column}", f"{held} IS NULL"), *value.faults))
 
