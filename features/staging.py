@@ -19,7 +19,17 @@ from typing import Any
 
 from features.errors import Problem
 from features.expressions import (
-    Reader, Relation, SqlFault, Texts, columns_of, is_plain, multiplies, name, over, parse, quote,
+    Reader,
+    Relation,
+    SqlFault,
+    Texts,
+    columns_of,
+    is_plain,
+    multiplies,
+    name,
+    over,
+    parse,
+    quote,
 )  # fmt: skip
 from features.mapping import Block, Join, Mapping
 from features.tables import DATE, MONEY, RATIO, TEXT, WHOLE, Contract
