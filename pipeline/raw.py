@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -30,6 +29,7 @@ from features.errors import DataRefused, Problem
 from features.expressions import quote
 from features.layout import expanded, split_payments
 from features.mapping import Format, Mapping, is_glob
+from pipeline.sheets import sheet_rows
 
 RAW = Path("data/raw")
 HEAD = 1 << 18  # bytes that hold any header
@@ -259,7 +259,7 @@ class RawReader:
         if form.type in ("csv", "arff"):
             return dict.fromkeys(read_head(file, form)[0], "VARCHAR")
         if form.type == "xlsx":
-            return dict.fromkeys(unique_names(next(iter(sheet_rows(file, form)), [])), "VARCHAR")
+            return dict.fromkeys(unique_names(next(iter(sheet_rows(file.path, file.name, form)), [])), "VARCHAR")
         scan = self._scan([file.path], form, {})
         rows = self.connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()
         return {row[0]: "VARCHAR" if form.type == "jsonl" else row[1] for row in rows}
@@ -272,7 +272,7 @@ class RawReader:
         )
         if form.type == "xlsx":
             with target.open("w", encoding="utf-8", newline="") as out:
-                csv.writer(out, lineterminator="\n").writerows(sheet_rows(file, form))
+                csv.writer(out, lineterminator="\n").writerows(sheet_rows(file.path, file.name, form))
             return target, Format()
         if form.type == "arff":
             with open_bytes(file.path) as stream, target.open("wb") as sink:
@@ -342,35 +342,6 @@ class RawReader:
         return " UNION ALL BY NAME ".join(selects)
 
 
-def sheet_rows(file: RawFile, form: Format) -> Iterator[list[str]]:
-    """Yield the rows of a sheet as text: dates in ISO, numbers as Python writes them, nothing for empty cells."""
-    import openpyxl
-
-    try:
-        book = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, openpyxl.utils.exceptions.InvalidFileException):
-        raise DataRefused(Problem(file.name, "an xlsx workbook", "other bytes", "Correct `format.type`.")) from None
-    try:
-        if form.sheet and form.sheet not in book.sheetnames:
-            must = f"a workbook with the sheet {form.sheet}"
-            raise DataRefused(
-                Problem(file.name, must, f"the sheets {', '.join(book.sheetnames)}", "Correct `format.sheet`.")
-            )
-        sheet = book[form.sheet] if form.sheet else book.worksheets[0]
-        width = 0
-        for row in sheet.iter_rows(min_row=form.skip + 1, values_only=True):
-            cells = [_cell(value) for value in row]
-            if not width:
-                width = len(cells) if form.header else len(form.names) or len(cells)
-                if not form.header:
-                    yield form.names or [""] * width
-            while len(cells) > width and not cells[-1]:
-                cells.pop()
-            yield [*cells, *[""] * (width - len(cells))]
-    finally:
-        book.close()
-
-
 def lines_above(file: RawFile | None, form: Format) -> int:
     """Return how many lines stand above the first row of a file, or, without it, of the text that the engine reads."""
     if form.type == "arff" and file is not None:
@@ -385,15 +356,6 @@ def is_array(path: Path) -> bool:
     """Tell whether a JSON file is one array of records rather than a record a line."""
     with open_bytes(path) as stream:
         return stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
-
-
-def _cell(value: object) -> str:
-    """Return a cell's value as text."""
-    if value is None:
-        return ""
-    if isinstance(value, dt.datetime):
-        return value.date().isoformat() if value.time() == dt.time() else value.isoformat(sep=" ")
-    return str(value)
 
 
 def laid_out(mapping: Mapping) -> Mapping:

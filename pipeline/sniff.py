@@ -27,8 +27,9 @@ from pipeline.looks import (
     number_marks,
     signs_of,
 )  # fmt: skip
-from pipeline.raw import RawFile, is_array, open_bytes, read_head, sheet_rows, unique_names
+from pipeline.raw import RawFile, is_array, open_bytes, read_head, unique_names
 from pipeline.sample import records_of
+from pipeline.sheets import sheet_rows
 
 HEAD = 1 << 19  # bytes
 PIECE = 1 << 18  # bytes from the middle and from the end: many files are ordered by their outcome
@@ -105,7 +106,7 @@ def columns_of_head(file: RawFile, form: Format) -> list[str]:
     if form.type in ("csv", "arff"):
         return read_head(file, form)[0]
     if form.type == "xlsx":
-        return unique_names(next(sheet_rows(file, form), []))
+        return unique_names(next(sheet_rows(file.path, file.name, form), []))
     return sniff(file).columns_named()
 
 
@@ -230,7 +231,11 @@ def sniff_sheets(file: RawFile) -> list[Sniffed]:
     book.close()
     found = []
     for place, title in enumerate(names):
-        lines = list(itertools.islice(sheet_rows(file, Format(type="xlsx", sheet=title, header=False)), 1, ROWS + 20))
+        lines = list(
+            itertools.islice(
+                sheet_rows(file.path, file.name, Format(type="xlsx", sheet=title, header=False)), 1, ROWS + 20
+            )
+        )
         width = Counter(sum(bool(cell) for cell in line) for line in lines).most_common(1)[0][0] if lines else 0
         skip = next((i for i, line in enumerate(lines) if sum(bool(cell) for cell in line) >= max(width, 2)), 0)
         head, *body = lines[skip:] or [[]]
@@ -242,7 +247,7 @@ def sniff_sheets(file: RawFile) -> list[Sniffed]:
 
 
 def _xlsx(file: RawFile) -> tuple[list[str], list[list[str]], bool]:
-    rows = list(itertools.islice(sheet_rows(file, Format(type="xlsx")), ROWS + 2))
+    rows = list(itertools.islice(sheet_rows(file.path, file.name, Format(type="xlsx")), ROWS + 2))
     return rows[0] if rows else [], rows[1:], len(rows) <= ROWS + 1
 
 

@@ -1,0 +1,49 @@
+"""Workbooks: the rows of a sheet as text."""
+
+from __future__ import annotations
+
+import datetime as dt
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from features.errors import DataRefused, Problem
+from features.mapping import Format
+
+
+def sheet_rows(path: Path, called: str, form: Format) -> Iterator[list[str]]:
+    """Yield the rows of a sheet as text: dates in ISO, numbers as Python writes them, nothing for empty cells."""
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, KeyError, openpyxl.utils.exceptions.InvalidFileException):
+        raise DataRefused(Problem(called, "an xlsx workbook", "other bytes", "Correct `format.type`.")) from None
+    try:
+        if form.sheet and form.sheet not in book.sheetnames:
+            must = f"a workbook with the sheet {form.sheet}"
+            raise DataRefused(
+                Problem(called, must, f"the sheets {', '.join(book.sheetnames)}", "Correct `format.sheet`.")
+            )
+        sheet = book[form.sheet] if form.sheet else book.worksheets[0]
+        width = 0
+        for row in sheet.iter_rows(min_row=form.skip + 1, values_only=True):
+            cells = [_cell(value) for value in row]
+            if not width:
+                width = len(cells) if form.header else len(form.names) or len(cells)
+                if not form.header:
+                    yield form.names or [""] * width
+            while len(cells) > width and not cells[-1]:
+                cells.pop()
+            yield [*cells, *[""] * (width - len(cells))]
+    finally:
+        book.close()
+
+
+def _cell(value: object) -> str:
+    """Return a cell's value as text."""
+    if value is None:
+        return ""
+    if isinstance(value, dt.datetime):
+        return value.date().isoformat() if value.time() == dt.time() else value.isoformat(sep=" ")
+    return str(value)
