@@ -19,7 +19,19 @@ import ibis
 import numpy as np
 import pyarrow as pa
 
-from features import affordability, bureau, cashflow, companies, exposure, generic, observed, repayment, utilisation
+from features import (
+    accounts,
+    affordability,
+    arrears,
+    bureau,
+    cashflow,
+    companies,
+    exposure,
+    generic,
+    observed,
+    repayment,
+    utilisation,
+)
 from features.definition import KEYS, Across, Feature, Lender, Skipped, Subject, definition_hashes, digest
 from features.engine import DuckDB, Engine
 from features.errors import DataRefused, Problem
@@ -27,10 +39,9 @@ from features.panel import Panel
 from features.partials import MOST_VALUES, Plan, Values
 from features.position import FACTS, position
 from features.prepared import coded, codes_of, numbered, prepared
-from features.tables import CONTRACTS
 from features.visible import visible_at
 
-SUBJECTS = (observed, cashflow, repayment, utilisation, exposure, bureau, companies, generic)
+SUBJECTS = (observed, cashflow, repayment, arrears, utilisation, exposure, bureau, accounts, companies, generic)
 FREQUENT = (("transactions", "category"), ("credits", "provider"))  # categories whose values make features
 FACT = "fact__"
 AT_ONCE = 10  # aggregates a query
@@ -74,7 +85,7 @@ class Matrix:
                 )
             )
         self.edge: dt.date = edge
-        _refuse_undated(tables, description)
+        generic.refuse_undated(tables, description)
         held = {name: table for name, table in tables.items() if "known_on" in table.columns}
         self.customers: ibis.Table | None = None
         if self.engine.identifier != "string":
@@ -308,24 +319,3 @@ class Matrix:
         taken = [name for name in given if name in FACTS]
         renamed = table.select(*carried, **{name: table[FACT + name] for name in taken})
         return renamed.select(*carried, **position(renamed, taken))
-
-
-def _refuse_undated(tables: Mapping[str, ibis.Table], description: Mapping[str, Any]) -> None:
-    """Refuse (exit code 2) every table without `known_on`: what cannot be placed in time is never joined."""
-    undated = sorted(name for name, table in tables.items() if "known_on" not in table.columns)
-    dateless = sorted(
-        name
-        for name, table in tables.items()
-        if name not in CONTRACTS and "event_on" not in table.columns and not (description.get(name) or {}).get("static")
-    )
-    problems = [
-        Problem(
-            f"data/ingest/tables/{name}",
-            "a table with `known_on` and an event date, or one declared `static: true`",
-            "neither",
-            "Map `event_on` in data/sources, or declare the table static if its rows never change.",
-        )
-        for name in sorted({*undated, *dateless})
-    ]
-    if problems:
-        raise DataRefused(problems)

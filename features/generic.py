@@ -6,10 +6,15 @@ A table without dates joins only where its mapping says `static: true`; its newe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ibis
 
 from features.aggregates import Measure, expand
 from features.definition import Feature, History, Lender, Skipped, Subject, bound
+from features.errors import DataRefused, Problem
+from features.tables import CONTRACTS
 
 FORESEEN = ("customers", "observations", "statements", "industries")  # their attributes are declared by subject
 CANONICAL = ("transactions", "credits", "instalments", "payments", "financials", "standings", "mentions")
@@ -70,3 +75,24 @@ def _features(table: str, lender: Lender, *, dated: bool) -> Iterator[Feature]:
 def _measure(table: str, name: str) -> Measure:
     words = f"{name.replace('_', ' ')} ({table.replace('_', ' ')})"
     return Measure(name, words, f"“{words}”", "", f"{table}_{name}")
+
+
+def refuse_undated(tables: Mapping[str, ibis.Table], description: Mapping[str, Any]) -> None:
+    """Refuse (exit code 2) every table without `known_on`: what cannot be placed in time is never joined."""
+    undated = sorted(name for name, table in tables.items() if "known_on" not in table.columns)
+    dateless = sorted(
+        name
+        for name, table in tables.items()
+        if name not in CONTRACTS and "event_on" not in table.columns and not (description.get(name) or {}).get("static")
+    )
+    problems = [
+        Problem(
+            f"data/ingest/tables/{name}",
+            "a table with `known_on` and an event date, or one declared `static: true`",
+            "neither",
+            "Map `event_on` in data/sources, or declare the table static if its rows never change.",
+        )
+        for name in sorted({*undated, *dateless})
+    ]
+    if problems:
+        raise DataRefused(problems)

@@ -44,10 +44,10 @@ def test_ratios_come_from_the_newest_accounts_published_before_as_of():
     assert row["financials_ebit_margin"] == 0.05
     assert row["financials_age_days"] == 487.0
     assert row["financials_publication_lag_days"] == 121.0
-    assert row["financials_revenue_growth"] is None
+    assert row["financials_revenue_growth_1y"] is None
     later = rows["a", "2024-05-02"]
     assert later["financials_current_ratio"] == 0.75
-    assert later["financials_revenue_growth"] == pytest.approx(0.1)
+    assert later["financials_revenue_growth_1y"] == pytest.approx(0.1)
 
 
 def test_altman_z_is_the_published_formula():
@@ -56,7 +56,7 @@ def test_altman_z_is_the_published_formula():
     later = values({"financials": FINANCIALS}, "a 2024-06-01")["a", "2024-06-01"]
     z = 6.56 * (-100 / 1200) + 3.26 * (-50 / 1200) + 6.72 * (-40 / 1200) + 1.05 * (300 / 900)
     assert later["financials_altman_z"] == pytest.approx(z)
-    assert later["financials_altman_z_change"] == pytest.approx(z - row["financials_altman_z"])
+    assert later["financials_altman_z_change_1y"] == pytest.approx(z - row["financials_altman_z"])
 
 
 def test_a_denominator_of_zero_gives_null():
