@@ -229,6 +229,10 @@ def _filing_features() -> Iterator[Feature]:
     def habit(r: ibis.Table) -> ibis.Value:
         return mean(r.lag, r.age > 1)
 
+    def overdue(r: ibis.Table) -> ibis.Value:
+        days = r.days_before.min().cast("float64") - YEAR - habit(r)
+        return (days < 0).ifelse(0.0, days)
+
     def declare(
         name: str, formula: Formula, english: str, chinese: str, unit: str, direction: int, null: str = UNPUBLISHED
     ) -> Feature:
@@ -262,7 +266,7 @@ def _filing_features() -> Iterator[Feature]:
     )
     yield declare(
         "filing_overdue_days",
-        lambda r: ibis.greatest(r.days_before.min().cast("float64") - YEAR - habit(r), 0.0),
+        overdue,
         "Days for which the next yearly accounts are overdue, by the company's own habit of filing; 0: not due yet",
         "按自身披露习惯，下一期年报已逾期的天数（0表示未到期）",
         "days",

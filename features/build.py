@@ -29,6 +29,7 @@ from features import (
     exposure,
     generic,
     observed,
+    peers,
     repayment,
     utilisation,
 )
@@ -41,7 +42,7 @@ from features.position import FACTS, position
 from features.prepared import coded, codes_of, numbered, prepared
 from features.visible import visible_at
 
-SUBJECTS = (observed, cashflow, repayment, arrears, utilisation, exposure, bureau, accounts, companies, generic)
+SUBJECTS = (observed, cashflow, repayment, arrears, utilisation, exposure, bureau, accounts, companies, generic, peers)
 FREQUENT = (("transactions", "category"), ("credits", "provider"))  # categories whose values make features
 FACT = "fact__"
 AT_ONCE = 10  # aggregates a query
@@ -129,13 +130,10 @@ class Matrix:
             numeric[name] = tuple(a for a in sorted(entry.get("numeric") or ()) if a in kept)
             categorical[name] = tuple(a for a in sorted(entry.get("categorical") or ()) if a in kept)
         vocabulary = {}
-        for name, column in FREQUENT:
+        for name, column in (*FREQUENT, *generic.categories(categorical)):
             if column in filled.get(name, ()):
                 seen = visible_at(rows[name], ibis.literal(self.edge))
-                seen = seen.filter(seen[column].notnull())
-                counted = self.engine.rows(seen.group_by(value=seen[column]).aggregate(rows=ibis._.count()))
-                counted.sort(key=lambda entry: (-entry["rows"], entry["value"]))
-                vocabulary[f"{name}.{column}"] = tuple(entry["value"] for entry in counted)
+                vocabulary[f"{name}.{column}"] = generic.frequent(self.engine, seen, column)
         kept_rows = {name: table for name, table in rows.items() if filled[name]}
         observed_as = {"customer_id": self.engine.identifier, "as_of": "date", **dict.fromkeys(PARTS, "int32")}
         return Lender(

@@ -77,6 +77,9 @@ def _industry_features(given: list[str]) -> Iterator[Feature]:
     def change(name: str) -> Formula:
         return lambda r: newest(name)(r) - mean(r[name], r.months_before <= 12)
 
+    def year_on(name: str) -> Formula:
+        return lambda r: newest(name)(r) - newest(name, 12)(r)
+
     for name in given:
         english, chinese, direction = INDUSTRY[name]
         words = ("no figure of the industry was known", "share" if name in ("growth", "default_rate") else "index")
@@ -93,7 +96,7 @@ def _industry_features(given: list[str]) -> Iterator[Feature]:
         )
         yield Feature(
             f"industry_{name}_change_1y",
-            lambda r, name=name: newest(name)(r) - newest(name, 12)(r),
+            year_on(name),
             f"{english}, newest less what it was more than 12 months before as_of",
             f"{chinese}最新值与12个月以前之差",
             "industry",

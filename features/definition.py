@@ -66,6 +66,7 @@ class Subject:
     facts: Mapping[str, Formula] = field(default_factory=dict)  # for policy and alerts, never model inputs
     made_by: tuple[Callable, ...] = ()  # the functions whose code says what the rows are
     history: History | None = None
+    stands_on: Mapping[str, str] = field(default_factory=dict)  # feature -> what else its definition hash covers
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,12 @@ def definition_hashes(subject: Subject) -> dict[str, str]:
     formulas = {column.alias: column.this.sql("duckdb") for column in select.expressions}
     code = [_code(function) for function in subject.made_by]
     return {
-        item.name: digest(item.name, item.kind, formulas[item.name], subject.name, *subject.sources, *code)
+        item.name: digest(
+            item.name, item.kind, formulas[item.name], subject.name, *subject.sources, *code,
+            *(text for name, text in subject.stands_on.items() if name == item.name),
+        )
         for item in subject.features
-    }
+    }  # fmt: skip
 
 
 def digest(*parts: str) -> str:

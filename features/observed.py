@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import ibis
 
-from features.definition import Feature, Lender, Skipped, Subject, bound
+from features.aggregates import count
+from features.definition import Feature, History, Lender, Skipped, Subject, bound
 from features.visible import visible_at
 
+MANY = 3  # attributes from which on the share of those not stated is a feature
 CATEGORIES = {
     "kind": ("Person or company", "客户类型", "customer_kind"),
     "industry": ("Industry", "所属行业", "industry"),
@@ -43,6 +45,58 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
         )
     else:
         yield Skipped("observations", "the source states no decisions of its own")
+    if "statements" in lender.tables:
+        k = lender.windows[-1]
+        yield Subject(
+            "statements_coverage",
+            ("statements", "credits"),
+            lender.past("statements", k),
+            (_coverage(k),),
+            history=History(lender.tables["statements"], k),
+        )
+
+
+def _missing_share(table: str, names: tuple[str, ...]) -> Iterator[Feature]:
+    """Declare the share of a table's attributes that are not stated, where it has three or more."""
+    if len(names) < MANY:
+        return
+
+    def formula(rows: ibis.Table) -> ibis.Value:
+        unknown = sum((rows[name].isnull().cast("int64") for name in names), ibis.literal(0, "int64"))
+        return unknown.max().cast("float64") / len(names)
+
+    yield Feature(
+        f"{table}_missing_share",
+        formula,
+        f"Share of the {len(names)} attributes of {table} that are not stated",
+        f"{len(names)}项已申报属性的缺失占比",
+        "missing",
+        "share",
+        0,
+        "nothing at all was stated",
+    )
+
+
+def _coverage(k: int) -> Feature:
+    """Declare the share of months without a statement: months with more rows within k months than within k - 1."""
+
+    def formula(rows: ibis.Table) -> ibis.Value:
+        within = [count(rows.months_before <= month) for month in range(1, k + 1)]
+        first = [within[0] > 0]
+        filled = first + [more > fewer for more, fewer in zip(within[1:], within, strict=False)]
+        brought = sum((one.cast("int64") for one in filled), ibis.literal(0, "int64"))
+        return 1 - brought.cast("float64") / rows.months_before.max().cast("float64")
+
+    return Feature(
+        f"statements_months_missing_share_{k}m",
+        formula,
+        f"Share of the months since the first statement of the last {k} months that brought none",
+        f"近{k}个月首张账单以来无账单月份占比",
+        "missing",
+        "share",
+        0,
+        "no statement was known in the window",
+    )
 
 
 def decided(lender: Lender) -> ibis.Table:
@@ -96,6 +150,9 @@ def _customer_features(lender: Lender) -> Iterator[Feature]:
         )
     yield from (_stated("customers", name, "numeric") for name in lender.numeric.get("customers", ()))
     yield from (_stated("customers", name, "categorical") for name in lender.categorical.get("customers", ()))
+    yield from _missing_share(
+        "customers", (*lender.numeric.get("customers", ()), *lender.categorical.get("customers", ()))
+    )
 
 
 def _observation_features(lender: Lender) -> Iterator[Feature]:
@@ -112,3 +169,6 @@ def _observation_features(lender: Lender) -> Iterator[Feature]:
         )
     yield from (_stated("observations", name, "numeric") for name in lender.numeric.get("observations", ()))
     yield from (_stated("observations", name, "categorical") for name in lender.categorical.get("observations", ()))
+    yield from _missing_share(
+        "observations", (*lender.numeric.get("observations", ()), *lender.categorical.get("observations", ()))
+    )

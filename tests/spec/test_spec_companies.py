@@ -83,3 +83,49 @@ def test_reputation_and_standing():
     assert row["mentions_sentiment_by_reach_12m"] == pytest.approx((-50 + 75) / 400)
     assert row["standing_market_share_last"] == 0.16
     assert row["standing_market_share_trend_12m"] == pytest.approx(0.06 / 184 * 30.4375)
+
+
+def test_an_industry_a_year_on():
+    figures = draw(
+        "industries",
+        """
+        industry period_start competition policy_signal size known_on
+        i1       2022-12-01   3           -1            100  2022-12-31
+        i1       2023-02-01   4           0             120  2023-02-28
+        i1       2024-02-01   7           2             150  2024-02-29
+        """,
+    )
+    row = values({"customers": CUSTOMERS, "industries": figures}, "a 2024-03-01")["a", "2024-03-01"]
+    assert row["industry_competition_change_1y"] == 3.0
+    assert row["industry_policy_signal_change_1y"] == 2.0
+    assert row["industry_size_change_1y"] == 30.0
+    assert row["industry_competition_to_year"] == 0.0
+    edge = values({"customers": CUSTOMERS, "industries": figures}, "a 2024-02-29")["a", "2024-02-29"]
+    assert edge["industry_competition"] == 4.0  # published that day
+    assert edge["industry_competition_change_1y"] == 0.0
+
+
+def test_reputation_by_window_with_its_last_and_worst():
+    said = draw(
+        "mentions",
+        """
+        mention_id customer_id event_on   source sentiment reach known_on
+        m1         a           2023-05-01 press  0.5       1000  2023-05-01
+        m2         a           2023-12-01 press  -1        10    2023-12-05
+        m3         a           2024-02-29 web    0.25      300   2024-02-29
+        m4         a           2024-02-20 web    -0.75     50    2024-03-02
+        """,
+    )
+    rows = values({"mentions": said}, "a 2024-03-01\na 2024-03-03")
+    row = rows["a", "2024-03-01"]
+    assert row["mentions_mention_id_count_3m"] == 2.0
+    assert row["mentions_sentiment_last"] == 0.25
+    assert row["mentions_negative_recency"] == 91.0
+    assert row["mentions_reach_sum_12m"] == 1310.0
+    assert row["mentions_source_distinct_12m"] == 2.0
+    assert row["mentions_sentiment_3m_to_12m"] == pytest.approx(-0.375 - (0.5 - 1 + 0.25) / 3)
+    assert rows["a", "2024-03-03"]["mentions_negative_recency"] == 12.0  # it came to light late
+
+
+def test_a_company_that_nobody_mentions_has_no_reputation():
+    assert values({"mentions": MENTIONS}, "b 2024-03-01")["b", "2024-03-01"]["mentions_mention_id_count_12m"] is None
