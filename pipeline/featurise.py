@@ -1,13 +1,14 @@
 """featurise: canonical tables and observed dates -> one row of features for each (customer_id, as_of).
 
 `data/featurise/training/` holds rows that can train, `scoring/` the dates to score with each customer's position; the
-catalogue says in words what every column is. `training/` depends on nothing that became known on or after its dates.
+catalogue says in words what every column is and how often it is known, and `catalogue.html` is the same to read. `training/` depends on nothing that became known on or after its dates.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt
 
 from features.errors import DataRefused, Problem
+from pipeline.catalogue_page import page
 from pipeline.on_spark import SparkEngine
 from pipeline.params import Section
 from pipeline.stage import execute, fresh, say, write_json
@@ -34,6 +36,8 @@ CATALOGUE = pa.schema(
         ("sources", pa.string()),
         ("null_means", pa.string()),
         ("definition_hash", pa.string()),
+        ("missing_share", pa.float64()),
+        ("first_as_of", pa.date32()),
     ]
 )
 
@@ -96,6 +100,33 @@ def write(parts: Iterable[tuple[pa.Table, pa.Table | None]], features: Path, pos
     return rows
 
 
+def coverage(features: Path) -> Callable[[str], dict[str, Any]]:
+    """Count the written training rows (a file or a folder), a batch at a time.
+
+    What is returned gives a feature's `missing_share` (null without training rows) and `first_as_of` (null: never known).
+    """
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    rows, known = 0, dict[str, int]()
+    first: dict[str, dt.date] = {}
+    for batch in ds.dataset(features).to_batches(batch_size=ROW_GROUP):
+        rows += batch.num_rows
+        earliest = pc.min(batch["as_of"]).as_py()
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            held = len(column) - column.null_count
+            known[name] = known.get(name, 0) + held
+            if held and (name not in first or earliest < first[name]):
+                found = pc.min(batch["as_of"].filter(column.is_valid())).as_py()
+                first[name] = min(found, first.get(name, found))
+
+    def of(name: str) -> dict[str, Any]:
+        share = 1 - known.get(name, 0) / rows if rows else None
+        return {"missing_share": share, "first_as_of": first.get(name)}
+
+    return of
+
+
 def summary(matrix: Any, rows: dict[str, int]) -> dict[str, Any]:
     """Return summary.json: rows, features, subjects built and from what, subjects skipped and why, reason families."""
     return {
@@ -112,9 +143,10 @@ def summary(matrix: Any, rows: dict[str, int]) -> dict[str, Any]:
 
 
 def _declared(matrix: Any) -> Any:
-    """Say what a matrix holds."""
-    counts = {"features": len(matrix.features), "subjects": len(matrix.subjects), "skipped": len(matrix.skipped)}
-    say("featurise", "declared", **counts)
+    """Say which subjects are built, with how many features, and which are not and why."""
+    say("featurise", f"{len(matrix.features)} features", **{one.name: len(one.features) for one in matrix.subjects})
+    for item in matrix.skipped:
+        say("featurise", f"not built: {item.name}, for {item.why}")
     return matrix
 
 
@@ -166,9 +198,16 @@ def main() -> None:
         )
     fresh(OUT)
     matrix, rows = _on_duckdb(params) if isinstance(params.engine, str) else _on_spark(params, params.engine)
-    catalogue = pa.Table.from_pylist(matrix.catalogue(), schema=CATALOGUE)
+    known = coverage(OUT / "training/features.parquet")
+    entries = [entry | known(entry["name"]) for entry in matrix.catalogue()]
     for folder in (OUT, OUT / "training"):
-        pq.write_table(catalogue, folder / "catalogue.parquet", compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(entries, schema=CATALOGUE), folder / "catalogue.parquet", compression="zstd"
+        )
+    built = {subject.name: [feature.name for feature in subject.features] for subject in matrix.subjects}
+    built["across"] = [item.feature.name for item in matrix.across]
+    html = page(entries, built, {item.name: item.why for item in matrix.skipped})
+    (OUT / "catalogue.html").write_text(html, encoding="utf-8")
     write_json(OUT / "summary.json", summary(matrix, rows))
     say("featurise", "written", training_rows=rows["training"], scoring_rows=rows["scoring"])
 

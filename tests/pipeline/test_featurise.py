@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from features.errors import DataRefused
 from pipeline import featurise
+from pipeline.catalogue_page import page
 from tests.features.drawn import draw, observe
 
 TRANSACTIONS = """
@@ -68,6 +71,7 @@ def test_files_bytes_and_a_later_delivery(tmp_path, monkeypatch):
     """Same input, same bytes; rows known after the last training date change scoring and not training."""
     first = run_in(tmp_path / "one", monkeypatch)
     assert sorted(first) == [
+        "catalogue.html",
         "catalogue.parquet",
         "scoring/features.parquet",
         "scoring/position.parquet",
@@ -77,7 +81,7 @@ def test_files_bytes_and_a_later_delivery(tmp_path, monkeypatch):
     ]
     assert run_in(tmp_path / "two", monkeypatch) == first
     later = run_in(tmp_path / "three", monkeypatch, LATER)
-    for name in ("training/features.parquet", "training/catalogue.parquet", "catalogue.parquet"):
+    for name in ("training/features.parquet", "training/catalogue.parquet", "catalogue.parquet", "catalogue.html"):
         assert later[name] == first[name]
     assert later["scoring/features.parquet"] != first["scoring/features.parquet"]
 
@@ -95,6 +99,10 @@ def test_files_bytes_and_a_later_delivery(tmp_path, monkeypatch):
         assert entry["null_means"]
         assert entry["direction"] in (-1, 0, 1)
         assert len(entry["definition_hash"]) == 16
+        known = training[entry["name"]].is_valid()
+        assert entry["missing_share"] == pytest.approx(1 - pc.sum(known).as_py() / len(training))
+        days = training.filter(known)["as_of"].to_pylist()
+        assert entry["first_as_of"] == (min(days) if days else None)
     numeric = {entry["name"] for entry in catalogue if entry["kind"] == "numeric"}
     assert all(pa.types.is_float64(scoring.schema.field(name).type) for name in numeric)
 
@@ -122,3 +130,25 @@ def test_nothing_to_read_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataRefused, match="scoring"):
         featurise.main()
+
+
+def test_the_run_says_what_it_built_and_what_it_could_not(tmp_path, monkeypatch, capsys):
+    run_in(tmp_path / "s", monkeypatch)
+    said = capsys.readouterr().out
+    assert "transactions" in said.splitlines()[0]
+    assert "not built: financials, for the source has no financial statements" in said
+    summary = json.loads((tmp_path / "s/data/featurise/summary.json").read_text())
+    for name, why in summary["skipped"].items():
+        assert f"not built: {name}, for {why}" in said
+
+
+def test_the_page_holds_every_feature_escaped_and_needs_nothing_from_elsewhere(tmp_path, monkeypatch):
+    run_in(tmp_path / "page", monkeypatch)
+    html = (tmp_path / "page/data/featurise/catalogue.html").read_text()
+    catalogue = pq.read_table(tmp_path / "page/data/featurise/catalogue.parquet").to_pylist()
+    assert all(f"<code>{entry['name']}</code>" in html and entry["definition_hash"] in html for entry in catalogue)
+    assert "the source has no financial statements" in html
+    assert not re.search(r"(src|href)=|https?://|@import|url\(", html)
+    hostile = catalogue[0] | {"name": "<script>x</script>", "sentence": '"><img src=x>'}
+    assert "<script>x" not in page([hostile], {"a": [hostile["name"]]}, {})
+    assert "<img" not in page([hostile], {"a": [hostile["name"]]}, {"<img>": "<img>"})
