@@ -56,6 +56,7 @@ class Settings:
 
     windows: tuple[int, ...] = (1, 3, 6, 12)
     lags: int = 6
+    least_group: int = 10
     leave_out: tuple[str, ...] = ()
     protected: tuple[str, ...] = ()
     observations_at_once: int = 60_000
@@ -145,6 +146,7 @@ class Matrix:
             self.settings.lags,
             vocabulary,
             filled,
+            self.settings.least_group,
             self.engine.keep,
         )
 

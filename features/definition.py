@@ -102,6 +102,7 @@ class Lender:
     lags: int
     vocabulary: Mapping[str, tuple[str, ...]]
     filled: Mapping[str, frozenset[str]]  # table -> columns that the mapping gives
+    least_group: int = 10  # known values in a peer group, below which its average and ranks are null
     once: Callable[[str, ibis.Table], ibis.Table] = lambda _, table: table  # work a table out once, under a name
 
     def known(self, table: str | ibis.Table, observed: ibis.Table | None = None, by: str = "customer_id") -> ibis.Table:

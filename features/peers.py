@@ -3,7 +3,7 @@
 Statistics over other customers are tables of their own, keyed by (month, group, measure) and frozen at the first of the
 month of as_of: they hold what was known then of every customer known then, so who else is asked about plays no part and
 a later row moves nothing. The customer's own value is as of as_of. Peers are of the same kind (person or company) and
-industry, segment or region; a group with fewer than `LEAST` known values says nothing.
+industry, segment or region; a group with fewer than `least_group` known values says nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from features.observed import decided
 from features.prepared import numbered
 from features.visible import visible
 
-LEAST = 10  # known values in a group, below which its average and ranks are null
 DIMENSIONS = {"industry": "行业", "segment": "客群", "region": "地区"}  # the first that a source has also gives ranks
 MOST_STATED = 12  # numeric attributes of decisions that are compared (by name); of customers where nothing else is
 DECIDED_WITHIN = 12  # months before the month's start, within which other decisions count
@@ -102,14 +101,14 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
     yield Subject(
         "peers",
         tuple(dict.fromkeys(["customers", *(item.table for item in (*given, *stated, *decisions))])),
-        against(members_of(lender, given, stated, decisions), dimensions),
-        tuple(_features((*given, *stated, *decisions), dimensions)),
+        against(members_of(lender, given, stated, decisions), dimensions, lender.least_group),
+        tuple(_features((*given, *stated, *decisions), dimensions, lender.least_group)),
         made_by=(*made_by, accounts) if any(item.table == "financials" for item in given) else made_by,
         stands_on={
             feature.name: defined
             for item in (*given, *stated, *decisions)
             for defined in (_defined(lender, item),)
-            for feature in _features((item,), dimensions)
+            for feature in _features((item,), dimensions, lender.least_group)
         },
     )
 
@@ -118,7 +117,8 @@ def _defined(lender: Lender, item: Compared) -> str:
     """Return the SQL of the number that is compared, for the definition hash."""
     seen = decided(lender) if item.table == "observations" else values(lender, lender.observed, item.table)
     rows = ibis.table(seen.schema(), name="rows")
-    return str(ibis.to_sql(rows.aggregate(value=item.formula(rows)), dialect="duckdb"))
+    formula = str(ibis.to_sql(rows.aggregate(value=item.formula(rows)), dialect="duckdb"))
+    return f"{formula} of {lender.least_group} or more"
 
 
 def _stated(lender: Lender, table: str) -> tuple[Compared, ...]:
@@ -197,7 +197,7 @@ def members_of(
     return groups.select(*lines.columns, "kind", *DIMENSIONS, month=lines.as_of.truncate("M").cast("date"))
 
 
-def against(lines: ibis.Table, dimensions: tuple[str, ...]) -> ibis.Table:
+def against(lines: ibis.Table, dimensions: tuple[str, ...], least: int) -> ibis.Table:
     """Return the observations' own numbers with `less_<dimension>`, `rank_month` and `rank_<first dimension>`."""
     rows = lines.filter(lines.own == 1)
     for name in dimensions:
@@ -206,33 +206,33 @@ def against(lines: ibis.Table, dimensions: tuple[str, ...]) -> ibis.Table:
         group = members.group_by(*by).aggregate(
             level=mean(members.value, members.value.notnull()), known=members.count()
         )
-        group = group.filter(group.known >= LEAST).drop("known")
+        group = group.filter(group.known >= least).drop("known")
         joined = rows.left_join(group, by)
         rows = joined.select(*rows.columns, **{f"less_{name}": joined.value - joined.level})
     for name in ("month", *dimensions[:1]):
         within = ("month", "measure") if name == "month" else ("month", "kind", name, "measure")
-        rank = ranked_in(lines, within)
+        rank = ranked_in(lines, within, least)
         joined = rows.left_join(rank, [*within, "value"])
         rows = joined.select(*rows.columns, **{f"rank_{name}": joined.standing})
     return rows
 
 
-def ranked_in(lines: ibis.Table, by: tuple[str, ...]) -> ibis.Table:
+def ranked_in(lines: ibis.Table, by: tuple[str, ...], least: int) -> ibis.Table:
     """Return (by, value, standing): the share of members whose number is lower, those with the same counted half."""
     lines = lines.filter(*(lines[name].notnull() for name in by))
     levels = lines.group_by(*by, "value").aggregate(same=lines.member.cast("int64").sum())
     up_to = levels.same.sum().over(ibis.cumulative_window(group_by=list(by), order_by="value"))
     known = levels.same.sum().over(ibis.window(group_by=list(by)))
     standing = (up_to.cast("float64") - levels.same.cast("float64") / 2) / known.cast("float64").nullif(0)
-    levels = levels.mutate(standing=(known >= LEAST).ifelse(standing, ibis.null("float64")))
+    levels = levels.mutate(standing=(known >= least).ifelse(standing, ibis.null("float64")))
     return levels.drop("same")
 
 
-def _features(items: tuple[Compared, ...], dimensions: tuple[str, ...]) -> Iterator[Feature]:
+def _features(items: tuple[Compared, ...], dimensions: tuple[str, ...], least: int) -> Iterator[Feature]:
     def read(column: str, item: Compared) -> Formula:
         return lambda r: r[column].max(where=r.measure == item.name)
 
-    few = f"the customer's own figure was unknown, or fewer than {LEAST} of the group had one at the month's start"
+    few = f"the customer's own figure was unknown, or fewer than {least} of the group had one at the month's start"
     for item in items:
         for name in dimensions:
             yield Feature(

@@ -14,21 +14,28 @@ STYLE = """
 :root{color-scheme:light dark;--line:#8884;--quiet:#777;--mark:#b4530911}
 body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1200px;padding:1.5rem}
 h1{font-size:1.5rem;margin:0 0 .25rem}h2{font-size:1.1rem;margin:1.75rem 0 .25rem}p{margin:.25rem 0}
-.quiet{color:var(--quiet)}.tools{position:sticky;top:0;background:Canvas;padding:.75rem 0;display:flex;gap:.5rem;flex-wrap:wrap}
-input,select{font:inherit;padding:.35rem .5rem;border:1px solid var(--line);border-radius:4px;background:Canvas;color:CanvasText}
+.quiet{color:var(--quiet)}.tools{position:sticky;top:0;background:Canvas;padding:.75rem 0;display:flex;gap:.5rem;
+flex-wrap:wrap}
+input,select{font:inherit;padding:.35rem .5rem;border:1px solid var(--line);border-radius:4px;background:Canvas;
+color:CanvasText}
 input{flex:1;min-width:14rem}table{border-collapse:collapse;width:100%;table-layout:fixed}
-th,td{text-align:left;vertical-align:top;padding:.35rem .5rem;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
+th,td{text-align:left;vertical-align:top;padding:.35rem .5rem;border-bottom:1px solid var(--line);
+overflow-wrap:anywhere}
 th{font-weight:600;font-size:.85rem}code{font:.85rem ui-monospace,monospace}
 .n{text-align:right;font-variant-numeric:tabular-nums}small{color:var(--quiet);display:block}
 col.name{width:27%}col.says{width:37%}col.unit{width:8%}col.risk{width:8%}col.miss{width:9%}col.first{width:11%}
 [hidden]{display:none!important}
-@media print{.tools{display:none}body{max-width:none;padding:0;font-size:9pt}h2{break-after:avoid}tr{break-inside:avoid}thead{display:table-header-group}}
+@media print{.tools{display:none}body{max-width:none;padding:0;font-size:9pt}h2{break-after:avoid}
+tr{break-inside:avoid}thead{display:table-header-group}}
 """
 SCRIPT = """
-const words=document.getElementById('words'),family=document.getElementById('family'),found=document.getElementById('found');
-const rows=[...document.querySelectorAll('section tbody tr')].map(r=>({r,text:r.textContent.toLowerCase(),family:r.dataset.family}));
+const words=document.getElementById('words'),family=document.getElementById('family'),
+found=document.getElementById('found');
+const rows=[...document.querySelectorAll('section tbody tr')].map(r=>({r,text:r.textContent.toLowerCase(),
+family:r.dataset.family}));
 function sift(){const asked=words.value.toLowerCase().split(/\\s+/).filter(Boolean);let n=0;
-for(const one of rows){const on=asked.every(w=>one.text.includes(w))&&(!family.value||one.family===family.value);one.r.hidden=!on;n+=on}
+for(const one of rows){const on=asked.every(w=>one.text.includes(w))&&(!family.value||one.family===family.value);
+one.r.hidden=!on;n+=on}
 for(const part of document.querySelectorAll('section'))part.hidden=!part.querySelector('tbody tr:not([hidden])');
 found.textContent=n+' of '+rows.length}
 words.addEventListener('input',sift);family.addEventListener('change',sift);sift();
@@ -50,10 +57,11 @@ def page(catalogue: Iterable[Mapping[str, Any]], built: Mapping[str, Iterable[st
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>Features</title><style>{STYLE}</style></head><body>\n"
         f"<h1>Features</h1>\n"
-        f'<p class="quiet">{len(by_name)} features. A value that was unknown on the date is null, never 0, unless the '
-        "sentence says so. Missing: the share of training rows without a value. First: the first training date that has one."
-        "</p>\n"
-        f'<div class="tools"><input id="words" type="search" placeholder="Search names and sentences" aria-label="Search">'
+        f'<p class="quiet">{len(by_name)} features. A value that was unknown on the date is null, never 0, unless '
+        "the sentence says so. Missing: the share of training rows without a value. First: the first training date "
+        "that has one.</p>\n"
+        f'<div class="tools"><input id="words" type="search" placeholder="Search names and sentences"'
+        ' aria-label="Search">'
         f'<select id="family" aria-label="Family"><option value="">all families</option>{options}</select>'
         f'<span id="found" class="quiet" aria-live="polite"></span></div>\n{sections}'
         + (f"<h2>Not built</h2><table class='absent'>{absent}</table>\n" if absent else "")

@@ -1,7 +1,8 @@
 """featurise: canonical tables and observed dates -> one row of features for each (customer_id, as_of).
 
 `data/featurise/training/` holds rows that can train, `scoring/` the dates to score with each customer's position; the
-catalogue says in words what every column is and how often it is known, and `catalogue.html` is the same to read. `training/` depends on nothing that became known on or after its dates.
+catalogue says in words what every column is and how often it is known, and `catalogue.html` is the same to read.
+`training/` depends on nothing that became known on or after its dates.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Params(Section):
     engine: Literal["duckdb"] | SparkEngine = "duckdb"
     windows_months: tuple[PositiveInt, ...] = Field((1, 3, 6, 12), min_length=1)
     lag_months: int = Field(6, ge=1, le=36)
+    least_group: int = Field(10, ge=2)  # known values in a peer group, below which it says nothing
     leave_out: tuple[str, ...] = ()
     protected: tuple[str, ...] = (
         "sex",
@@ -73,6 +75,7 @@ def run(
     settings = Settings(
         windows=params.windows_months,
         lags=params.lag_months,
+        least_group=params.least_group,
         leave_out=params.leave_out,
         protected=params.protected,
         observations_at_once=params.observations_at_once,
@@ -103,7 +106,7 @@ def write(parts: Iterable[tuple[pa.Table, pa.Table | None]], features: Path, pos
 def coverage(features: Path) -> Callable[[str], dict[str, Any]]:
     """Count the written training rows (a file or a folder), a batch at a time.
 
-    What is returned gives a feature's `missing_share` (null without training rows) and `first_as_of` (null: never known).
+    What is returned gives a feature's `missing_share` (null without training rows) and `first_as_of` (null: never).
     """
     import pyarrow.compute as pc
     import pyarrow.dataset as ds

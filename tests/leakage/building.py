@@ -56,7 +56,7 @@ def build(case: Case, only: frozenset[str] = frozenset(), *, panel: bool | None 
     asked = connection.table("asked")
     training = asked.filter(asked.as_of <= ibis.literal(case.as_of))
     held = {name: connection.table(name) for name in case.tables}
-    matrix = Matrix(connection, held, case.description, training, asked, Settings(**road))
+    matrix = Matrix(connection, held, case.description, training, asked, Settings(least_group=2, **road))
     if only:
         matrix.subjects = [subject for subject in matrix.subjects if subject.name in only]
         matrix.across = ()

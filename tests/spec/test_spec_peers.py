@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.peers import LEAST
+from features.definition import Lender
 from tests.features.drawn import draw, matrix_of, observe, values
 
+LEAST = Lender.least_group
 LATER = observe("c0 2030-01-01")
 
 
