@@ -1,5 +1,7 @@
 """Write LEAKS.md, a table of all planted leaks: kind, which proofs caught it, what it moved. `make leak-table`.
 
+Of a leak in features only the proof meant for it is tried, all with --every-proof.
+
 A leak in features: the change of the out-of-fold AUC, by customer, of a small fixed LightGBM over the features of the
 leak's subjects alone, on a larger simulated lender (or Berka). In what is fitted: the change of the out-of-fold AUC of
 the checked model. In labels: how many (customer, date) are judged otherwise.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from planted import LEAKS, Leak
 from models import metrics
 from models.splits import grouped_folds_of
 
+EVERY_PROOF = "--every-proof" in sys.argv  # else the one that is meant for it: a fifth of the time
 TABLE = Path(__file__).with_name("LEAKS.md")
 REAL = Path(os.environ.get("BELLWETHER_REALDATA", ROOT.parent / "shared" / "realdata")).resolve()
 
@@ -65,7 +68,7 @@ def of_features(leak: Leak, small: Case, large: Case, clean: dict[object, float]
         found = alarms(
             small,
             build(small, leak.subjects, panel=leak.panel),
-            [*SILENT, "d shifted"],
+            [*SILENT, "d shifted"] if EVERY_PROOF else [leak.first],
             leak.subjects,
             panel=leak.panel,
         )
@@ -89,6 +92,14 @@ def labels() -> list[Judged]:
 def otherwise(before: list[Judged], after: list[Judged]) -> int:
     """Count (customer, date) that are judged otherwise, or by one of the two alone."""
     return sum(one.get(key) != two.get(key) for one, two in zip(before, after, strict=True) for key in {*one, *two})
+
+
+def seen(clear: Callable[[], bool]) -> bool:
+    """Return whether a check objects; one that the leak leaves nothing to work on does not."""
+    try:
+        return not clear()
+    except (ValueError, IndexError):
+        return False
 
 
 HEAD = """# Planted leaks, and what caught them
@@ -119,11 +130,11 @@ def rows(here: Path) -> Iterator[tuple[str, str, str, str]]:
     for name, kind, plant, _ in FITTING_LEAKS:
         with pytest.MonkeyPatch.context() as patch:
             plant(patch)
-            caught = ", ".join(check for check, clear in FITTING.items() if not clear())
+            caught = ", ".join(check for check, clear in FITTING.items() if seen(clear))
             try:
                 moved = f"AUC {fitted_auc() - fitted_before:+.3f}"
             except (ValueError, IndexError):
-                moved = "other rows"  # the leak divides rows so that they cannot be compared
+                moved = "other rows"  # the leak adds rows, so the two cannot be compared
             yield name, kind, caught, moved
     for leak in LEAKS:
         small, big = (sim, large) if leak.source == "simulated" else (berka, berka)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from batteries import alarms
 from building import build
+from fitting import FITTING_LEAKS
+from labelling import LABEL_LEAKS
 from planted import LEAKS, Leak
 from test_clean import lender
 
@@ -37,3 +41,13 @@ def test_leaks_have_names_of_their_own():
     names = [leak.name for leak in LEAKS]
     assert len(names) == len(set(names))
     assert set(names) >= QUICK
+
+
+def test_the_table_of_leaks_tells_of_each():
+    """LEAKS.md lists every planted leak, all caught; `make leak-table` writes it."""
+    lines = Path(__file__).with_name("LEAKS.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and not line.startswith("| leak")]
+    planted_ones = [leak.name for leak in LEAKS] + [leak[0] for leak in (*LABEL_LEAKS, *FITTING_LEAKS)]
+    assert sorted(row[0] for row in rows) == sorted(planted_ones)
+    assert len(planted_ones) >= 40
+    assert not [row[0] for row in rows if "NOT CAUGHT" in row]
