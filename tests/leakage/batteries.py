@@ -299,6 +299,7 @@ def moved_by_one_row(case: Case, base: Built, turn: int) -> tuple[set[str], list
     """Return (features that moved for a customer whose row was late, complaints).
 
     A feature of a customer may move by a row of its sources alone. Complaint: a late row that was used moves nothing.
+    A feature that is no longer declared (a category's value that has become rare) has no value.
     """
     later, whose = one_row_later(case, turn)
     after = build(later)
@@ -308,7 +309,8 @@ def moved_by_one_row(case: Case, base: Built, turn: int) -> tuple[set[str], list
     tables = np.array([whose.get(each, "") for each in customers])
     moved, touched = set(), {name: np.zeros(int((tables == name).sum()), bool) for name in set(whose.values())}
     for name in base.features:
-        differs = _differs(before[name], after_rows[name])
+        gone = pa.chunked_array([pa.nulls(len(before), before.schema.field(name).type)])
+        differs = _differs(before[name], after_rows[name] if name in after.sources else gone)
         for table, rows in touched.items():
             here = differs[tables == table]
             if here.any() and table in base.sources[name]:
