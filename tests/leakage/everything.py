@@ -39,7 +39,7 @@ def drawn(kind: pa.DataType, rows: int, random: np.random.Generator, first: dt.d
         return pa.array(random.integers(1, 1 << 12, rows) / (1 << 12))
     if pa.types.is_integer(kind):
         return pa.array(random.integers(1, 60, rows)).cast(kind)
-    return pa.array([f"kind {number}" for number in random.geometric(0.12, rows)])
+    return pa.array([f"kind {number}" for number in random.geometric(0.2, rows)])
 
 
 def filled(table: pa.Table, name: str, random: np.random.Generator, first: dt.date) -> pa.Table:
@@ -54,6 +54,9 @@ def filled(table: pa.Table, name: str, random: np.random.Generator, first: dt.da
         if table[column].null_count and (pa.types.is_decimal(field.type) or pa.types.is_floating(field.type)):
             stood_in = drawn(field.type, len(table), random, first)
             table = set_column(table, column, pc.coalesce(table[column].combine_chunks(), stood_in))
+    for column in (NUMBER, *(("inventory", "equity", "ebit") if name == "financials" else ())):
+        gone = pa.array(random.random(len(table)) < 0.06)  # so that what is missing can be counted
+        table = set_column(table, column, pc.if_else(gone, None, table[column]).combine_chunks())
     return table
 
 
@@ -83,6 +86,20 @@ def interim(table: pa.Table) -> pa.Table:
     return pa.concat_tables(made)
 
 
+def talked_about(table: pa.Table, case: Case, random: np.random.Generator) -> pa.Table:
+    """Add mentions of the last months, so that short windows hold some of many customers."""
+    customers = case.observed["customer_id"].to_pylist() * 2
+    rows = table.take(random.integers(0, len(table), len(customers)))
+    day = random.integers(1, 50, len(rows))
+    given = {
+        "mention_id": pa.array([f"more {number}" for number in range(len(rows))]), "customer_id": pa.array(customers),
+        "event_on": _days(case.as_of, -day), "known_on": _days(case.as_of, random.integers(0, 3, len(rows)) - day),
+    }  # fmt: skip
+    for column, values in given.items():
+        rows = set_column(rows, column, values)
+    return pa.concat_tables([table, rows])
+
+
 def histories(case: Case, random: np.random.Generator) -> Iterator[tuple[str, pa.Table]]:
     """Yield histories that nobody foresaw: of customers, of credits, and one without dates of its own."""
     customers = case.observed["customer_id"].to_pylist()
@@ -109,6 +126,7 @@ def completed(case: Case, seed: int) -> Case:
     tables: Tables = {
         **case.tables,
         "financials": interim(case.tables["financials"]),
+        "mentions": talked_about(case.tables["mentions"], case, random),
         **dict(histories(case, random)),
         "observations": decisions(case, random),
     }
