@@ -128,7 +128,7 @@ def _standing_features(given: list[str]) -> Iterator[Feature]:
 
 
 def _mention_features(lender: Lender) -> Iterator[Feature]:
-    windows = lender.windows[-3:]
+    windows = tuple(k for k in lender.windows if k > 1)[-3:] or lender.windows  # mentions are rare
     yield from expand("mentions", MENTION, ("count",), windows)
     yield from expand("mentions", MENTION, ("recency",), ())
     yield from expand("mentions", SENTIMENT, ("mean", "min"), windows)
