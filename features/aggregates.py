@@ -6,6 +6,7 @@ with aggregates and windows, so that a reader sees the family and not its hundre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ import ibis
 from features.definition import Feature, Formula
 
 DAYS_PER_MONTH = 30.4375
+YEAR = 12
+HALF_LIFE = 3  # months after which a row counts half in a decayed average
 LARGEST = 1e12  # larger doubles are taken as unknown: exact sums need a bound
 
 
@@ -74,6 +77,25 @@ def trend(value: ibis.Value, days_before: ibis.Value, where: ibis.Value) -> ibis
     return (sum_x.cast("float64") * sum_y - rows.cast("float64") * sum_xy) / below * DAYS_PER_MONTH
 
 
+def highest(value: ibis.Value, where: ibis.Value) -> ibis.Value:
+    """Return the highest known value as a double."""
+    return value.max(where=where).cast("float64")
+
+
+def lowest(value: ibis.Value, where: ibis.Value) -> ibis.Value:
+    """Return the lowest known value as a double."""
+    return value.min(where=where).cast("float64")
+
+
+def decayed(value: ibis.Value, months_before: ibis.Value, where: ibis.Value) -> ibis.Value:
+    """Return the mean in which a row counts 2 ** -(months before / HALF_LIFE), in whole 65,536ths: exact sums."""
+    inside = where & value.notnull()
+    faded = (months_before.cast("float64") * (-math.log(2) / HALF_LIFE)).exp()
+    weight = (faded * 65536).round().cast("int32")
+    weights = weight.cast("int64").sum(where=inside)
+    return ratio((wide(exact(value)) * weight).sum(where=inside), weights)
+
+
 def last(value: ibis.Value, order: ibis.Value, where: ibis.Value) -> ibis.Value:
     """Return the newest known value; `order` is unique within a customer."""
     return value.argmax(order, where=where & value.notnull())
@@ -97,69 +119,79 @@ class Measure:
     direction: int = 0
 
 
-# (rows, column, window) -> value; English; Chinese; a unit in place of the measure's; factor of its direction
+# (rows, column, which rows) -> value; English; Chinese; a unit in place of the measure's; factor of its direction
 AGGREGATES: dict[str, tuple[Callable[..., ibis.Value], str, str, str | None, int]] = {
-    "sum": (lambda _, v, w: total(v, w), "Total {noun} in the last {k}", "近{k}{noun}合计", None, 1),
-    "mean": (lambda _, v, w: mean(v, w), "Average {noun} in the last {k}", "近{k}{noun}平均值", None, 1),
-    "max": (
-        lambda _, v, w: v.max(where=w).cast("float64"),
-        "Highest {noun} in the last {k}",
-        "近{k}{noun}最高值",
+    "sum": (lambda _, v, w: total(v, w), "Total {noun} {span}", "{span}{noun}合计", None, 1),
+    "mean": (lambda _, v, w: mean(v, w), "Average {noun} {span}", "{span}{noun}平均值", None, 1),
+    "max": (lambda _, v, w: highest(v, w), "Highest {noun} {span}", "{span}{noun}最高值", None, 1),
+    "min": (lambda _, v, w: lowest(v, w), "Lowest {noun} {span}", "{span}{noun}最低值", None, 1),
+    "range": (
+        lambda _, v, w: highest(v, w) - lowest(v, w),
+        "Highest less lowest {noun} {span}",
+        "{span}{noun}最高与最低之差",
         None,
-        1,
+        0,
     ),
-    "min": (
-        lambda _, v, w: v.min(where=w).cast("float64"),
-        "Lowest {noun} in the last {k}",
-        "近{k}{noun}最低值",
-        None,
-        1,
+    "std": (lambda _, v, w: spread(v, w), "Spread of {noun} {span}", "{span}{noun}波动（标准差）", None, 0),
+    "variation": (
+        lambda _, v, w: ratio(spread(v, w), mean(v, w)),
+        "Spread of {noun} over its average {span}",
+        "{span}{noun}变异系数（标准差与均值之比）",
+        "ratio",
+        0,
     ),
-    "std": (lambda _, v, w: spread(v, w), "Spread of {noun} in the last {k}", "近{k}{noun}波动（标准差）", None, 0),
     "trend": (
         lambda r, v, w: trend(v, r.days_before, w),
-        "Monthly change of {noun} over the last {k}",
-        "近{k}{noun}的月度变化",
+        "Monthly change of {noun} {span}",
+        "{span}{noun}的月度变化",
         "{unit} a month",
+        1,
+    ),
+    "decayed": (
+        lambda r, v, w: decayed(v, r.months_before, w),
+        f"Average {{noun}} {{span}}, where rows {HALF_LIFE} months older count half",
+        f"{{span}}{{noun}}的时间衰减平均值（半衰期{HALF_LIFE}个月）",
+        None,
         1,
     ),
     "q10": (
         lambda _, v, w: v.cast("float64").quantile(0.1, where=w),
-        "Level that {noun} was below only a tenth of the time in the last {k}",
-        "近{k}{noun}的10%分位数",
+        "Level that {noun} was below only a tenth of the time {span}",
+        "{span}{noun}的10%分位数",
         None,
         1,
     ),
     "q25": (
         lambda _, v, w: v.cast("float64").quantile(0.25, where=w),
-        "Level that {noun} was below only a quarter of the time in the last {k}",
-        "近{k}{noun}的25%分位数",
+        "Level that {noun} was below only a quarter of the time {span}",
+        "{span}{noun}的25%分位数",
         None,
         1,
     ),
     "median": (
         lambda _, v, w: v.cast("float64").quantile(0.5, where=w),
-        "Middle value of {noun} in the last {k}",
-        "近{k}{noun}中位数",
+        "Middle value of {noun} {span}",
+        "{span}{noun}中位数",
         None,
         1,
     ),
     "last": (lambda r, v, w: last(v, r.row_order, w).cast("float64"), "Latest {noun}", "最近一次{noun}", None, 1),
-    "count": (
-        lambda _, v, w: count(w & v.notnull()),
-        "Number of {noun} in the last {k}",
-        "近{k}{noun}次数",
-        "count",
+    "last_less_mean": (
+        lambda r, v, w: last(v, r.row_order, w).cast("float64") - mean(v, w),
+        "Latest {noun} less its average {span}",
+        "最近一次{noun}与{span}平均值之差",
+        None,
         1,
     ),
+    "count": (lambda _, v, w: count(w & v.notnull()), "Number of {noun} {span}", "{span}{noun}次数", "count", 1),
     "distinct": (
         lambda _, v, w: v.nunique(where=w).cast("float64"),
-        "Number of different {noun} in the last {k}",
-        "近{k}不同{noun}的数量",
+        "Number of different {noun} {span}",
+        "{span}不同{noun}的数量",
         "count",
         1,
     ),
-    "share": (lambda _, v, w: share(v, w), "Share of {noun} in the last {k}", "近{k}{noun}占比", "share", 1),
+    "share": (lambda _, v, w: share(v, w), "Share of {noun} {span}", "{span}{noun}占比", "share", 1),
     "recency": (
         lambda r, v, w: r.days_before.min(where=w & v.notnull()).cast("float64"),
         "Days since the latest {noun}",
@@ -176,6 +208,14 @@ def months(k: int) -> tuple[str, str]:
     return ("month" if k == 1 else f"{k} months"), f"{k}个月"
 
 
+def span(k: int | None) -> tuple[str, str, str]:
+    """Return a window (months; null: all that is known) as the end of a name and in English and Chinese."""
+    if k is None:
+        return "ever", "so far", "历史"
+    text, text_zh = months(k)
+    return f"{k}m", f"in the last {text}", f"近{text_zh}"
+
+
 def _windowed(measure: Measure, aggregate: str, k: int | None) -> Formula:
     """Bind one aggregate of one column to the rows of the last `k` months (null: all)."""
     compute = AGGREGATES[aggregate][0]
@@ -187,39 +227,28 @@ def _windowed(measure: Measure, aggregate: str, k: int | None) -> Formula:
     return formula
 
 
-def expand(prefix: str, measure: Measure, aggregates: Iterable[str], windows: Iterable[int]) -> Iterator[Feature]:
-    """Cross one measure with aggregates and windows (months): `<prefix>_<column>_<aggregate>_<k>m`."""
+def worded(name: str, measure: Measure, aggregate: str, formula: Formula, words: tuple[str, str]) -> Feature:
+    """Return the feature that is one aggregate of one measure, `words` saying in English and Chinese of which rows."""
+    _, english, chinese, unit, factor = AGGREGATES[aggregate]
+    return Feature(
+        name=name,
+        formula=formula,
+        sentence=english.format(noun=measure.noun, span=words[0]),
+        sentence_zh=chinese.format(noun=measure.noun_zh, span=words[1]),
+        family=measure.family,
+        unit=measure.unit if unit is None else unit.format(unit=measure.unit),
+        direction=measure.direction * factor,
+    )
+
+
+def expand(
+    prefix: str, measure: Measure, aggregates: Iterable[str], windows: Iterable[int | None]
+) -> Iterator[Feature]:
+    """Cross one measure with aggregates and windows (months; null: all): `<prefix>_<column>_<aggregate>_<k>m`."""
     windows = tuple(windows)
     for aggregate in aggregates:
-        _, english, chinese, unit, factor = AGGREGATES[aggregate]
+        named = f"{prefix}_{measure.column}_{aggregate}"
         for k in (None,) if aggregate in EVER else windows:
-            text, text_zh = months(k or 0)
-            yield Feature(
-                name=f"{prefix}_{measure.column}_{aggregate}" + (f"_{k}m" if k else ""),
-                formula=_windowed(measure, aggregate, k),
-                sentence=english.format(noun=measure.noun, k=text),
-                sentence_zh=chinese.format(noun=measure.noun_zh, k=text_zh),
-                family=measure.family,
-                unit=measure.unit if unit is None else unit.format(unit=measure.unit),
-                direction=measure.direction * factor,
-            )
-
-
-def lagged(prefix: str, measure: Measure, lags: int) -> Iterator[Feature]:
-    """Give the measure's value in each of the last `lags` months, from rows with one value a month."""
-
-    def formula(k: int) -> Formula:
-        return lambda rows: rows[measure.column].max(where=rows.months_before == k).cast("float64")
-
-    for k in range(1, lags + 1):
-        when, when_zh = ("last month", "上月") if k == 1 else (f"{k} months ago", f"{k}个月前")
-        yield Feature(
-            name=f"{prefix}_{measure.column}_month_{k}",
-            formula=formula(k),
-            sentence=f"{measure.noun[:1].upper()}{measure.noun[1:]}, {when}",
-            sentence_zh=f"{when_zh}{measure.noun_zh}",
-            family=measure.family,
-            unit=measure.unit,
-            direction=measure.direction,
-            null_means="no state was known for that month",
-        )
+            end, *words = span(k)
+            name = named if aggregate in EVER else f"{named}_{end}"
+            yield worded(name, measure, aggregate, _windowed(measure, aggregate, k), (words[0], words[1]))

@@ -43,7 +43,12 @@ from features.prepared import coded, codes_of, numbered, prepared
 from features.visible import visible_at
 
 SUBJECTS = (observed, cashflow, repayment, arrears, utilisation, exposure, bureau, accounts, companies, generic, peers)
-FREQUENT = (("transactions", "category"), ("credits", "provider"))  # categories whose values make features
+FREQUENT = (  # categories whose values make features
+    ("transactions", "category"),
+    ("credits", "provider"),
+    ("credits", "product"),
+    ("statements", "status"),
+)
 FACT = "fact__"
 AT_ONCE = 10  # aggregates a query
 MOST_DAYS = 4  # of the month, on which the dates of a panel fall: each has cells of its own

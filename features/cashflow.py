@@ -8,6 +8,7 @@ import ibis
 
 from features.aggregates import Measure, count, expand, months, ratio, total, wide
 from features.definition import Feature, Formula, History, Lender, Skipped, Subject, bound, digest
+from features.sequence import before_last, gaps, latest, monthly_change, rank_in_own_past
 
 INFLOW = Measure("inflow", "money received", "流入金额", "money", "income", -1)
 OUTFLOW = Measure("outflow", "money spent", "流出金额", "money", "spending")
@@ -16,12 +17,20 @@ BALANCE = Measure("balance_after", "account balance", "账户余额", "money", "
 COUNTERPARTY = Measure("counterparty", "counterparties", "交易对手", "", "activity")
 ANY = Measure("transaction_id", "transactions", "交易", "", "activity")
 OVERDRAWN = Measure("overdrawn", "transactions that left the account overdrawn", "透支交易", "share", "balance", 1)
+CATEGORY = Measure("category", "categories of transactions", "交易类别", "", "activity")
 MONTHLY_INFLOW = Measure("inflow", "monthly amount received", "月度流入金额", "money", "income_regularity", -1)
+MONTHLY_OUTFLOW = Measure("outflow", "monthly amount spent", "月度流出金额", "money", "spending")
+MONTHLY_NET = Measure("net", "monthly amount received less spent", "月度净流入金额", "money", "net_flow", -1)
+MONTHLY_LOW = Measure("low", "lowest balance of a month", "月内最低余额", "money", "balance", -1)
+RECEIPT = Measure("inflow", "single amounts received", "单笔流入金额", "money", "income", -1)
+GAP = Measure("gap", "days between receipts", "两次流入间隔天数", "days", "income_regularity", 1)
+LONG = (24, 36)  # months, beyond the windows
+CASH = ("cash", "atm")  # words that mark a category of cash withdrawn
 CATEGORIES = 6  # the most frequent ones have features of their own
 
 
 def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
-    """Declare what transactions say: single movements, and the same by month."""
+    """Declare what transactions say: single movements, receipts one after the other, and the same by month."""
     if not lender.has("transactions", "amount"):
         yield Skipped("transactions", "the source has no transactions")
         return
@@ -40,8 +49,15 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
         "transactions_monthly",
         ("transactions",),
         monthly(rows),
-        tuple(_monthly_features()),
+        tuple(_monthly_features(lender)),
         made_by=(movements, monthly),
+    )
+    yield Subject(
+        "transactions_receipts",
+        ("transactions",),
+        receipts(lender),
+        tuple(_receipt_features()),
+        made_by=(movements, receipts, gaps),
     )
     yield Subject(
         "transactions_ever",
@@ -76,7 +92,18 @@ def monthly(rows: ibis.Table) -> ibis.Table:
         inflow=rows.inflow.sum(),
         outflow=rows.outflow.sum(),
         net=rows.amount.sum(),
+        low=rows.balance_after.min(),
+        days_before=rows.days_before.min(),
     )
+
+
+def receipts(lender: Lender) -> ibis.Table:
+    """Return what came in during the last year, one after the other: `gap` in days, `newest_first`."""
+    moved = movements(lender)
+    dates = ("event_on", "known_on", "superseded_on", "event_month", "event_day", "event_month_days", "event_number")
+    rows = moved.filter(moved.inflow.notnull()).select("customer_id", *dates, "row_order", "inflow")
+    came_in = lender.once("receipts", rows)
+    return gaps(lender.past(came_in, 12))
 
 
 def _movement_features(lender: Lender) -> Iterator[Feature]:
@@ -91,10 +118,12 @@ def _movement_features(lender: Lender) -> Iterator[Feature]:
     yield from expand("transactions", ANY, ("count",), windows)
     if lender.has("transactions", "counterparty"):
         yield from expand("transactions", COUNTERPARTY, ("distinct",), (long,))
+    if lender.has("transactions", "category"):
+        yield from expand("transactions", CATEGORY, ("distinct",), (long,))
     if lender.has("transactions", "balance_after"):
         yield from expand("transactions", BALANCE, ("min", "mean"), windows)
         yield from expand("transactions", BALANCE, ("q10", "q25", "trend"), two)
-        yield from expand("transactions", BALANCE, ("std", "max"), (long,))
+        yield from expand("transactions", BALANCE, ("std", "max", "range"), (long,))
         yield from expand("transactions", OVERDRAWN, ("share",), two)
     for k in windows:
         text, text_zh = months(k)
@@ -124,6 +153,19 @@ def _movement_features(lender: Lender) -> Iterator[Feature]:
                 -1 if column == "inflow" else 0,
                 null_means="no such money moved in the longer window",
             )
+    cash = [value for value in lender.vocabulary.get("transactions.category", ()) if _words(value) & set(CASH)]
+    for k in two if cash else ():
+        text, text_zh = months(k)
+        yield Feature(
+            f"transactions_cash_share_{k}m",
+            _cash_share(tuple(cash), k),
+            f"Share of the money spent in the last {text} that was drawn in cash",
+            f"近{text_zh}流出金额中取现的占比",
+            "spending_pattern",
+            "share",
+            1,
+            "nothing was spent in the window",
+        )
     for value in lender.vocabulary.get("transactions.category", ())[:CATEGORIES]:
         for k in two:
             text, text_zh = months(k)
@@ -150,14 +192,51 @@ def _ever_features(lender: Lender) -> Iterator[Feature]:
     )
     yield from expand("transactions", INFLOW, ("recency",), ())
     yield from expand("transactions", OUTFLOW, ("recency",), ())
+    yield from expand("transactions", NET, ("sum",), (*LONG, None))
+    yield Feature(
+        "transactions_inflow_12m_to_24m",
+        _recent_to_long("inflow", 12, 24),
+        "Money received a month in the last 12 months, relative to the last 24 months",
+        "近12个月月均流入与近24个月月均流入之比",
+        "income",
+        "ratio",
+        -1,
+        null_means="no such money moved in the longer window",
+    )
     if lender.has("transactions", "balance_after"):
         yield from expand("transactions", BALANCE, ("last",), ())
+        yield from expand("transactions", BALANCE, ("last_less_mean",), (12,))
+        yield from expand("transactions", BALANCE, ("min",), (*LONG, None))
+        yield from expand("transactions", OVERDRAWN, ("share",), (24, None))
+        yield Feature(
+            "transactions_overdrawn_recency",
+            lambda rows: rows.days_before.min(where=(rows.overdrawn == 1).fill_null(False)).cast("float64"),
+            "Days since the account was last left overdrawn",
+            "距最近一次透支的天数",
+            "balance",
+            "days",
+            -1,
+            "the account was never overdrawn, or no balance was known",
+        )
 
 
 def slug(value: str) -> str:
     """Return a category's value as part of a name: lower case letters, digits, underscores; else six hex digits."""
     kept = "_".join("".join(c if c.isalnum() else " " for c in value.lower()).split())
     return kept if kept and kept.isascii() else digest(value)[:6]
+
+
+def _words(value: str) -> set[str]:
+    return set(slug(value).split("_"))
+
+
+def _cash_share(cash: tuple[str, ...], k: int) -> Formula:
+    def formula(rows: ibis.Table) -> ibis.Value:
+        inside = rows.months_before <= k
+        drawn = rows.outflow.sum(where=inside & rows.category.isin(cash))
+        return ratio(drawn.fill_null(0), rows.outflow.sum(where=inside))
+
+    return formula
 
 
 def _zero_when_idle(feature: Feature) -> Feature:
@@ -196,7 +275,14 @@ def _category_share(value: str, k: int) -> Formula:
     return formula
 
 
-def _monthly_features() -> Iterator[Feature]:
+def _receipt_features() -> Iterator[Feature]:
+    yield from expand("transactions_receipts", GAP, ("mean", "max", "min", "variation"), (12,))
+    yield from latest("transactions_receipts", RECEIPT, ("mean",), (1, 3))
+    yield from before_last("transactions_receipts", RECEIPT)
+    yield from expand("transactions_receipts", RECEIPT, ("variation", "last_less_mean"), (12,))
+
+
+def _monthly_features(lender: Lender) -> Iterator[Feature]:
     for k in (6, 12):
         yield Feature(
             f"transactions_monthly_inflow_variation_{k}m",
@@ -227,6 +313,15 @@ def _monthly_features() -> Iterator[Feature]:
             1,
         )
     yield from expand("transactions_monthly", MONTHLY_INFLOW, ("min",), (3, 6))
+    for measure in (MONTHLY_INFLOW, MONTHLY_OUTFLOW, MONTHLY_NET):
+        yield from expand("transactions_monthly", measure, ("decayed",), (12,))
+    for measure in (MONTHLY_INFLOW, MONTHLY_NET):
+        yield from expand("transactions_monthly", measure, ("trend",), (6, 12))
+        yield from monthly_change("transactions_monthly", measure)
+    yield from rank_in_own_past("transactions_monthly", MONTHLY_INFLOW)
+    if lender.has("transactions", "balance_after"):
+        yield from expand("transactions_monthly", MONTHLY_LOW, ("mean",), (3, 6))
+        yield from expand("transactions_monthly", MONTHLY_LOW, ("trend",), (12,))
 
 
 def _variation(k: int) -> Formula:

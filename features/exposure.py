@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import ibis
 
-from features.aggregates import count, mean, months, ratio, total
+from features.aggregates import count, mean, months, ratio, share, span, total
+from features.cashflow import slug
 from features.definition import Feature, Formula, Lender, Skipped, Subject, bound
 from features.utilisation import own, statements_of
+
+LONG = (36,)  # months beyond the windows
+VALUES = 3  # the most frequent products and states have features of their own
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,9 @@ def side_subjects(lender: Lender, side: Side) -> Iterator[Subject | Skipped]:
 def lines(lender: Lender, *, ours: bool) -> ibis.Table:
     """Return one row for each line known at as_of: what was agreed and its newest statement.
 
-    `open` is false once a statement says `closed` or the agreed term is over; `months_since_opening` and
-    `months_left` are in calendar months; a line's limit is the newest stated, else the one agreed.
+    `newest_first` numbers the lines from the one opened last (1) back. `open` is false once a statement says `closed`
+    or the agreed term is over; `months_since_opening` and `months_left` are in calendar months; a line's limit is the
+    newest stated, else the one agreed.
     """
     credit = lender.known("credits")
     credit = credit.filter(own(credit) if ours else ~own(credit))
@@ -83,6 +88,8 @@ def lines(lender: Lender, *, ours: bool) -> ibis.Table:
             },
             worst_12m=seen.days_past_due.max(where=seen.months_before <= 12),
             worst_24m=seen.days_past_due.max(where=seen.months_before <= 24),
+            worst_ever=seen.days_past_due.max(),
+            late_months_before=seen.months_before.min(where=seen.days_past_due > 0),
         )
         rows = credit.left_join(state, ["customer_id", "as_of", "credit_id"])
         rows = rows.drop("customer_id_right", "as_of_right", "credit_id_right")
@@ -90,13 +97,18 @@ def lines(lender: Lender, *, ours: bool) -> ibis.Table:
         money, days = ibis.null("decimal(18, 2)"), ibis.null("int32")
         rows = credit.mutate(
             stated_on=ibis.null("date"), balance=money, credit_limit=money, overdue_amount=money,
-            days_past_due=days, worst_12m=days, worst_24m=days, status=ibis.null("string"),
+            days_past_due=days, worst_12m=days, worst_24m=days, worst_ever=days, late_months_before=days,
+            status=ibis.null("string"),
         )  # fmt: skip
     left = rows.term_months.cast("int32") - (rows.months_since_opening - 1)
     closed = (rows.status.lower() == "closed").fill_null(False)
+    newest = ibis.window(
+        group_by=[rows.customer_id, rows.as_of], order_by=[rows.opened_on.desc(), rows.credit_id.desc()]
+    )
     return rows.mutate(
+        newest_first=ibis.row_number().over(newest) + 1,
         credit_limit=rows.credit_limit.coalesce(rows.agreed_limit),
-        months_left=ibis.greatest(left, 0),
+        months_left=(left < 0).ifelse(0, left),
         open=~closed & (left > 0).fill_null(True),
     )
 
@@ -111,8 +123,28 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
 
     yield declare("count", lambda r: count(r.credit_id.notnull()), f"Number of {w} ever known", f"{z}总数", "count")
     yield declare("open_count", lambda r: count(r.open), f"Number of {w} open now", f"未结清{z}数", "count")
+    yield declare(
+        "closed_share",
+        lambda r: share(~r.open, r.credit_id.notnull()),
+        f"Share of {w} that are closed or over",
+        f"已结清{z}占比",
+        "share",
+    )
+    yield from _by_value(lender, declare, w, z)
+    if lender.has("credits", "opened_on") and lender.has("credits", "principal"):
+        yield from _new_against_old(declare, w, z)
     if lender.has("credits", "opened_on"):
-        for k in lender.windows[-2:]:
+        yield declare(
+            "opening_gap_mean",
+            lambda r: ratio(
+                r.months_since_opening.max() - r.months_since_opening.min(), r.months_since_opening.count() - 1
+            ),
+            f"Average months from one of the {w} to the next",
+            f"相邻两笔{z}开立的平均间隔月数",
+            "months",
+            -1,
+        )
+        for k in (*lender.windows[-2:], *LONG):
             text, text_zh = months(k)
             yield declare(
                 f"opened_count_{k}m",
@@ -194,6 +226,14 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
                 "share",
                 1,
             )
+            yield declare(
+                "line_balance_to_limit_max",
+                lambda r: ratio(r.balance, r.credit_limit).max(where=r.open),
+                f"Debt as a share of the limit on the most drawn of the open {w}",
+                f"未结清{z}单笔最高额度使用率",
+                "share",
+                1,
+            )
         if lender.has("credits", "principal"):
             yield declare(
                 "balance_to_principal",
@@ -212,6 +252,15 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "money",
             1,
         )
+        if lender.has("statements", "balance"):
+            yield declare(
+                "overdue_to_balance",
+                lambda r: ratio(r.overdue_amount.sum(where=r.balance > 0).fill_null(0), r.balance.sum()),
+                f"Overdue on {w} as a share of the debt on them",
+                f"{z}逾期金额与余额之比",
+                "share",
+                1,
+            )
     if lender.has("statements", "days_past_due"):
         yield declare(
             "days_past_due_max",
@@ -221,15 +270,24 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "days",
             1,
         )
-        for k, column in ((12, "worst_12m"), (24, "worst_24m")):
+        for k in (12, 24, None):
+            end, text, text_zh = span(k)
             yield declare(
-                f"worst_days_past_due_{k}m",
-                bound(lambda r, column: r[column].max().cast("float64"), column),
-                f"Most days past due on any of the {w} in the last {k} months",
-                f"近{k}个月{z}最长逾期天数",
+                f"worst_days_past_due_{end}",
+                bound(lambda r, column: r[column].max().cast("float64"), f"worst_{end}"),
+                f"Most days past due on any of the {w} {text}",
+                f"{text_zh}{z}最长逾期天数",
                 "days",
                 1,
             )
+        yield declare(
+            "late_recency_months",
+            lambda r: r.late_months_before.min().cast("float64"),
+            f"Months since any of the {w} was last past due",
+            f"距{z}最近一次逾期的月数",
+            "months",
+            -1,
+        )
         yield declare(
             "late_count_12m",
             lambda r: count((r.worst_12m > 0).fill_null(False)),
@@ -238,3 +296,69 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "count",
             1,
         )
+
+
+def _by_value(lender: Lender, declare: Callable[..., Feature], w: str, z: str) -> Iterator[Feature]:
+    """Declare how many lines are of each frequent product, and in each frequent state."""
+    for value in lender.vocabulary.get("credits.product", ())[:VALUES]:
+        yield declare(
+            f"product_{slug(value)}_open_count",
+            bound(lambda r, value: count(r.open & (r.product == value).fill_null(False)), value),
+            f"Number of open {w} of the product '{value}'",
+            f"未结清{z}中“{value}”产品的笔数",
+            "count",
+        )
+    for value in lender.vocabulary.get("statements.status", ())[:VALUES]:
+        yield declare(
+            f"status_{slug(value)}_count",
+            bound(lambda r, value: count((r.status == value).fill_null(False)), value),
+            f"Number of {w} whose latest state is '{value}'",
+            f"最新状态为“{value}”的{z}数",
+            "count",
+        )
+    if lender.has("credits", "product"):
+        newest = declare(
+            "product_last",
+            lambda r: r["product"].max(where=r.newest_first == 1),
+            f"Product of the newest of the {w}",
+            f"最新一笔{z}的产品",
+            "",
+        )
+        yield replace(newest, kind="categorical")
+
+
+def _new_against_old(declare: Callable[..., Feature], w: str, z: str) -> Iterator[Feature]:
+    """Set the newest principal against the one before, the largest and the average of those before."""
+
+    def newest(rows: ibis.Table) -> ibis.Value:
+        return rows.principal.max(where=rows.newest_first == 1)
+
+    for name, formula, english, chinese in (
+        (
+            "previous",
+            lambda r: ratio(newest(r), r.principal.max(where=r.newest_first == 2)),
+            "the one before",
+            "前一笔",
+        ),
+        (
+            "largest",
+            lambda r: ratio(newest(r), r.principal.max(where=r.newest_first > 1)),
+            "the largest before it",
+            "此前最大一笔",
+        ),
+        (
+            "mean",
+            lambda r: ratio(newest(r), mean(r.principal, r.newest_first > 1)),
+            "the average of those before it",
+            "此前平均水平",
+        ),
+    ):
+        made = declare(
+            f"newest_principal_to_{name}",
+            formula,
+            f"Principal of the newest of the {w}, relative to {english}",
+            f"最新一笔{z}本金与{chinese}之比",
+            "ratio",
+            1,
+        )
+        yield replace(made, null_means="fewer than two with a principal were known")

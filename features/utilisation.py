@@ -10,14 +10,16 @@ from collections.abc import Iterator
 
 import ibis
 
-from features.aggregates import Measure, count, expand, lagged, months, ratio
+from features.aggregates import YEAR, Measure, count, expand, mean, months, ratio
 from features.definition import Feature, Formula, Lender, Skipped, Subject, bound
+from features.sequence import lagged, monthly_change, rank_in_own_past
 
 BALANCE = Measure("balance", "balance owed on own credit lines", "自有授信欠款余额", "money", "debt")
 UTILISATION = Measure("utilisation", "share of the limit drawn", "额度使用率", "share", "utilisation", 1)
 PAST_DUE = Measure("days_past_due", "days past due on statements", "账单逾期天数", "days", "lateness", 1)
 OVERDUE = Measure("overdue_amount", "overdue amount on statements", "账单逾期金额", "money", "arrears", 1)
 REPAID = Measure("repaid", "monthly amount repaid", "月还款金额", "money", "payments", -1)
+DRAWN = (0.5, 0.9)  # shares of the limit above which a month counts as heavily drawn
 LATE_DAYS = (1, 30)  # from how many days past due a month counts as late
 
 
@@ -69,7 +71,7 @@ def newest_in_month(lender: Lender, *, ours: bool) -> ibis.Table:
     lines = lender.known("credits")
     lines = lines.filter(own(lines) if ours else ~own(lines))
     lines = lines.select("customer_id", "as_of", "credit_id", agreed_limit=lines.credit_limit)
-    rows = lender.past(statements_of(lender, ours=ours), max(*lender.windows, lender.lags + 1))
+    rows = lender.past(statements_of(lender, ours=ours), max(*lender.windows, lender.lags + 1, YEAR))
     rows = rows.mutate(newest=rows.row_order.max().over(
         ibis.window(group_by=["customer_id", "as_of", "credit_id", "months_before"])
     ))  # fmt: skip
@@ -92,12 +94,13 @@ def by_month(lender: Lender) -> ibis.Table:
         days_before=rows.days_before.min(),
         balance=rows.balance.sum(),
         credit_limit=rows.credit_limit.sum(),
+        minimum_due=rows.minimum_due.sum(),
         overdue_amount=rows.overdue_amount.sum(),
         days_past_due=rows.days_past_due.max(),
         **{name: rows[name].max() for name in numeric},
     )
     if lender.has("payments", "amount"):
-        paid = lender.past("payments", max(*lender.windows, lender.lags + 1))
+        paid = lender.past("payments", max(*lender.windows, lender.lags + 1, YEAR))
         paid = paid.group_by(key).aggregate(repaid=paid.amount.sum())
         table = table.left_join(paid, list(key)).drop("customer_id_right", "as_of_right", "months_before_right")
         table = table.mutate(repaid=table.repaid.fill_null(0))
@@ -112,18 +115,30 @@ def _features(lender: Lender) -> Iterator[Feature]:
         yield from lagged("statements", BALANCE, lender.lags)
         yield from expand("statements", BALANCE, ("mean", "max"), windows)
         yield from expand("statements", BALANCE, ("trend",), windows)
+        yield from expand("statements", BALANCE, ("variation", "range"), long)
+        yield from monthly_change("statements", BALANCE)
+        yield from rank_in_own_past("statements", BALANCE)
         if lender.has("statements", "credit_limit") or lender.has("credits", "credit_limit"):
             yield from lagged("statements", UTILISATION, lender.lags)
             yield from expand("statements", UTILISATION, ("mean", "max", "trend"), windows)
-            yield from expand("statements", UTILISATION, ("min", "std"), long)
+            yield from expand("statements", UTILISATION, ("min", "std", "decayed"), long)
+            yield from monthly_change("statements", UTILISATION)
+            yield _recent_less_long(UTILISATION, windows[0], windows[-1])
+            for share_drawn in DRAWN:
+                yield _heavily_drawn(share_drawn, windows[-1])
         if lender.has("payments", "amount"):
             yield from lagged("statements", REPAID, lender.lags)
             yield from expand("statements", REPAID, ("mean", "min"), windows)
+            yield from expand("statements", REPAID, ("variation",), long)
             yield from _repaid_of_bill(lender.lags, windows)
+            if lender.has("statements", "minimum_due"):
+                yield from _repaid_to_minimum(windows)
     if lender.has("statements", "days_past_due"):
         yield from lagged("statements", PAST_DUE, lender.lags)
         yield from expand("statements", PAST_DUE, ("mean", "max"), windows)
-        yield from expand("statements", PAST_DUE, ("trend",), long)
+        yield from expand("statements", PAST_DUE, ("trend", "decayed"), long)
+        yield from monthly_change("statements", PAST_DUE)
+        yield _past_due_in_a_row()
         for k in windows:
             text, text_zh = months(k)
             for days in LATE_DAYS:
@@ -137,6 +152,16 @@ def _features(lender: Lender) -> Iterator[Feature]:
                     1,
                     "no statement was known",
                 )
+    yield Feature(
+        f"statements_months_known_{YEAR}m",
+        lambda r: count(r.months_before <= YEAR),
+        f"Number of the last {YEAR} months of which a statement is known",
+        f"近{YEAR}个月有账单的月数",
+        "history",
+        "months",
+        0,
+        "no statement was known",
+    )
     if lender.has("statements", "overdue_amount"):
         yield from expand("statements", OVERDUE, ("last",), ())
         yield from expand("statements", OVERDUE, ("max",), windows)
@@ -191,6 +216,75 @@ def _repaid_of_bill(lags: int, windows: tuple[int, ...]) -> Iterator[Feature]:
             "ratio",
             -1,
             "no balance above zero was known",
+        )
+
+
+def _recent_less_long(measure: Measure, short: int, long: int) -> Feature:
+    text, text_zh = months(long)
+    return Feature(
+        f"statements_{measure.column}_{short}m_less_{long}m",
+        lambda r: mean(r[measure.column], r.months_before <= short) - mean(r[measure.column], r.months_before <= long),
+        f"Average {measure.noun} of the last {short} months less that of the last {text}",
+        f"近{short}个月与近{text_zh}平均{measure.noun_zh}之差",
+        measure.family,
+        measure.unit,
+        measure.direction,
+        "nothing was known in the shorter window",
+    )
+
+
+def _heavily_drawn(part: float, k: int) -> Feature:
+    text, text_zh = months(k)
+    return Feature(
+        f"statements_months_drawn_over_{part:.0%}_{k}m".replace("%", ""),
+        lambda r: count((r.months_before <= k) & (r.utilisation > part).fill_null(False)),
+        f"Number of the last {text} in which more than {part:.0%} of the limit was drawn",
+        f"近{text_zh}额度使用率超过{part:.0%}的月数",
+        "utilisation",
+        "months",
+        1,
+        "no statement was known",
+    )
+
+
+def _past_due_in_a_row() -> Feature:
+    """Count the latest known months that were all past due: those newer than the newest one that was not."""
+
+    def formula(rows: ibis.Table) -> ibis.Value:
+        clear = rows.months_before.min(where=rows.days_past_due <= 0)
+        oldest = rows.months_before.max(where=rows.days_past_due > 0)
+        newest = rows.months_before.min(where=rows.days_past_due.notnull())
+        return (ibis.coalesce(clear, oldest + 1) - newest).cast("float64")
+
+    return Feature(
+        "statements_past_due_in_a_row",
+        formula,
+        "Months for which statements have been past due without a break",
+        "账单连续逾期的月数",
+        "lateness",
+        "months",
+        1,
+        "no statement with days past due was known",
+    )
+
+
+def _repaid_to_minimum(windows: tuple[int, ...]) -> Iterator[Feature]:
+    for k in windows:
+        text, text_zh = months(k)
+        yield Feature(
+            f"statements_repaid_to_minimum_due_{k}m",
+            bound(
+                lambda r, k: ratio(
+                    r.repaid.sum(where=r.months_before <= k), r.minimum_due.sum(where=r.months_before <= k)
+                ),
+                k,
+            ),
+            f"Money repaid in the last {text} for each unit of the minimum due",
+            f"近{text_zh}还款与最低还款额之比",
+            "payments",
+            "ratio",
+            -1,
+            "no minimum due above zero was known",
         )
 
 

@@ -95,3 +95,11 @@ def values(
         return ON["values"](tables, observations, **options)
     rows = build(tables, observe(observations), **options).to_pylist()
     return {(row["customer_id"], row["as_of"].isoformat()): row for row in rows}
+
+
+def table_of(table: str, rows: list[dict[str, object]]) -> pa.Table:
+    """Make a canonical table of rows that are dictionaries of Python values; at least one row says the columns."""
+    kinds = {name: column.type for name, column in CONTRACTS[table].columns.items()} | {"known_on": "DATE"}
+    return pa.table(
+        {name: pa.array([row[name] for row in rows], ARROW[kinds.get(name, "VARCHAR")]) for name in rows[0]}
+    )
