@@ -270,8 +270,8 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "days",
             1,
         )
-        for k in (12, 24, None):
-            end, text, text_zh = span(k)
+        for within in (12, 24, None):
+            end, text, text_zh = span(within)
             yield declare(
                 f"worst_days_past_due_{end}",
                 bound(lambda r, column: r[column].max().cast("float64"), f"worst_{end}"),

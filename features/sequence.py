@@ -115,7 +115,10 @@ def rank_in_own_past(prefix: str, measure: Measure) -> Iterator[Feature]:
 
     def formula(rows: ibis.Table) -> ibis.Value:
         newest, *earlier = (rows[measure.column].max(where=rows.months_before == k) for k in range(1, YEAR + 1))
-        below = [(value < newest).ifelse(2, (value == newest).ifelse(1, 0)) for value in earlier]
+        below = [
+            value.isnull().ifelse(ibis.null("int32"), (value < newest).ifelse(2, (value == newest).ifelse(1, 0)))
+            for value in earlier
+        ]
         points = sum((ibis.coalesce(each, 0) for each in below), ibis.literal(0))
         compared = sum((each.notnull().cast("int32") for each in below), ibis.literal(0))
         return newest.notnull().ifelse(ratio(points, compared * 2), ibis.null("float64"))

@@ -7,7 +7,6 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -136,9 +135,9 @@ def expected(
         mine = [row for row in tables[name] if owners[row["credit_id"]]["customer_id"] == customer]
         return oracle.seen(name, mine, as_of, owners)
 
-    credits, stated = of("credits"), [row for row in of("statements") if row["db"] >= 1]
-    ours = [row for row in credits if row["provider"] == "own"]
-    theirs = [row for row in credits if row["provider"] != "own"]
+    lines, stated = of("credits"), [row for row in of("statements") if row["db"] >= 1]
+    ours = [row for row in lines if row["provider"] == "own"]
+    theirs = [row for row in lines if row["provider"] != "own"]
     due, paid = of("instalments"), [row for row in of("payments") if row["db"] >= 1]
     found = oracle.transactions(of("transactions"), words["categories"])
     found |= oracle.instalments(oracle.settle([row for row in due if row["db"] >= 1], paid, as_of))
