@@ -13,7 +13,7 @@ import ibis
 
 from features.aggregates import ratio
 from features.definition import Feature, Formula, Lender, Skipped, Subject
-from features.repayment import settled, settled_afresh, settled_states, steady
+from features.settling import settled, settled_afresh, settled_states, steady
 
 YEAR = 365  # days looked back
 NOTHING_DUE = "no instalment or invoice had fallen due"
