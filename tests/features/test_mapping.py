@@ -5,7 +5,7 @@ import json
 import duckdb
 import pytest
 import yaml
-from conftest import ROOT
+from workspaces import ROOT
 
 from features.errors import ConfigurationRefused
 from features.expressions import Reader, SqlFault, Texts, columns_of, parse

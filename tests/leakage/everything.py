@@ -100,6 +100,17 @@ def talked_about(table: pa.Table, case: Case, random: np.random.Generator) -> pa
     return pa.concat_tables([table, rows])
 
 
+def second_lines(table: pa.Table) -> pa.Table:
+    """Add to every line of another lender an earlier one that runs for six years, so that some can be compared."""
+    others = table.filter(pc.not_equal(table["provider"], "own"))
+    for column in ("opened_on", "known_on"):
+        others = set_column(others, column, shifted(others[column], -130))
+    others = set_column(others, "credit_id", pc.binary_join_element_wise(others["credit_id"], "before", "-"))
+    term = table.schema.field("term_months").type
+    others = set_column(others, "term_months", pa.array([72] * len(others)).cast(term))
+    return pa.concat_tables([table, others])
+
+
 def histories(case: Case, random: np.random.Generator) -> Iterator[tuple[str, pa.Table]]:
     """Yield histories that nobody foresaw: of customers, of credits, and one without dates of its own."""
     customers = case.observed["customer_id"].to_pylist()
@@ -127,6 +138,7 @@ def completed(case: Case, seed: int) -> Case:
         **case.tables,
         "financials": interim(case.tables["financials"]),
         "mentions": talked_about(case.tables["mentions"], case, random),
+        "credits": second_lines(case.tables["credits"]),
         **dict(histories(case, random)),
         "observations": decisions(case, random),
     }

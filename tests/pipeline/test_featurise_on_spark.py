@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from workspaces import ROOT, Workspace, copy_project
 
 from features.errors import ConfigurationRefused
 from pipeline import on_spark
 from pipeline.on_spark import SparkEngine
-from tests.conftest import ROOT, Workspace, copy_project
 from tests.features.on_spark import differences
 
 TABLES = ("training/features.parquet", "scoring/features.parquet", "scoring/position.parquet", "catalogue.parquet")

@@ -6,8 +6,8 @@ import importlib
 from typing import ClassVar
 
 import pytest
-from conftest import ROOT
 from pydantic import Field
+from workspaces import ROOT
 
 from features.errors import ConfigurationRefused
 from pipeline import params as parameters

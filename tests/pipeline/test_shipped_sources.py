@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 import yaml
-from conftest import ROOT, copy_project
+from workspaces import ROOT, copy_project
 
 from features.mapping import parse_mapping
 from pipeline import ingest, observe

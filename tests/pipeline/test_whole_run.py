@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, Workspace, copy_project
+from workspaces import ROOT, Workspace, copy_project
 
 from pipeline.params import STAGES
 
