@@ -249,7 +249,7 @@ def test_in_a_conflict_both_are_quarantined_or_the_later_file_wins(policy, left)
         found = duckdb.execute(
             "SELECT file, line, rules, deliveries FROM 'data/ingest/quarantine/transactions.parquet' ORDER BY file"
         ).fetchall()
-        both = [("2021-01/moves.csv", 2, ["conflict"], 1), ("2021-02/moves.csv", 2, ["conflict"], 1)]
+        both = [("2021-01/moves.csv", 3, ["conflict"], 1), ("2021-02/moves.csv", 3, ["conflict"], 1)]
         assert found == ([] if left else both)
         block = account()["tables"]["transactions"]["blocks"][0]
         assert block["read"] == sum(block[state] for state in ("kept", "quarantined", "deduplicated", "left_out")) == 4

@@ -13,7 +13,7 @@ import pytest
 from tests.features import drawn
 from tests.features.on_spark import differences, matrix_on_spark, rows_of
 
-EVERY = 3  # beginning with the first
+EVERY = 5  # beginning with the first
 
 Rows = dict[tuple[str, str], dict[str, object]]
 
