@@ -19,7 +19,17 @@ from pipeline.fingerprint import sha256
 from pipeline.raw import RawFile
 
 ROOM = ("tables.py", "mapping.py", "layout.py", "expressions.py", "staging.py", "reconcile.py")
-STAGE = ("raw.py", "reading.py", "carried.py", "earlier.py", "build.py", "fingerprint.py", "ledger.py", "ingest.py")
+STAGE = (
+    "raw.py",
+    "reading.py",
+    "sheets.py",
+    "carried.py",
+    "earlier.py",
+    "build.py",
+    "fingerprint.py",
+    "ledger.py",
+    "ingest.py",
+)
 FOLDERS, FILES = ("tables", "quarantine", "index"), ("tables.json", "quality.json")
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline import ingest
+from pipeline import ingest, ledger
 from pipeline.raw import RawReader
 
 MAPPING = """
@@ -314,3 +314,14 @@ def test_what_the_ledger_cannot_explain_is_rebuilt(what, monkeypatch):
         assert built
         assert tree() != before
         assert kept("a") == [("9.00" if what == "old file" else "1.00", "2021-01-10")]
+
+
+def test_the_ledger_s_hash_of_code_covers_every_module_that_decides_what_ingest_writes():
+    """Errors, parameters and the stage's own frame say nothing of the bytes; all else that ingest imports does."""
+    import grimp
+
+    graph = grimp.build_graph("pipeline", "models", "features", cache_dir=None)
+    imported = {"pipeline.ingest"} | graph.find_upstream_modules("pipeline.ingest")
+    listed = {f"features.{name[:-3]}" for name in ledger.ROOM} | {f"pipeline.{name[:-3]}" for name in ledger.STAGE}
+    assert imported - listed == {"features", "features.errors", "pipeline.params", "pipeline.stage"}
+    assert listed <= imported
