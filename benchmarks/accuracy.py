@@ -182,9 +182,9 @@ def learning_curve(work: Path, realdata: Path, budget: float, times: int) -> lis
 
     All three lenders follow the same law; the asked customers taught neither model.
     """
-    asked = built(work / "simulated-asked", "simulated", realdata, {"seed": 8})
+    asked = built(work / "simulated-asked", "simulated", realdata, simulate={"seed": 8})
     few = built(work / "simulated", "simulated", realdata)
-    many = built(work / f"simulated-{times}", "simulated", realdata, {"customers": 5000 * times})
+    many = built(work / f"simulated-{times}", "simulated", realdata, simulate={"customers": 5000 * times})
     assert asked is not None
     assert few is not None
     assert many is not None

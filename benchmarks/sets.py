@@ -33,13 +33,13 @@ class Set:
     inputs: tuple[Input, ...]
 
 
-def stages(folder: Path, source: str, names: tuple[str, ...], simulate: dict | None = None) -> None:
-    """Run stages of a source in a workspace of their own."""
+def stages(folder: Path, source: str, names: tuple[str, ...], changed: dict[str, dict]) -> None:
+    """Run stages of a source in a workspace of their own; `changed` lies over the sections of params.yaml."""
     (folder / "data/raw").mkdir(parents=True, exist_ok=True)
     if not (folder / "data/sources").exists():
         (folder / "data/sources").symlink_to(ROOT / "data/sources", target_is_directory=True)
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params |= {"source": source, "as_of": "latest", "simulate": params["simulate"] | (simulate or {})}
+    params |= {"source": source, "as_of": "latest"} | {name: params[name] | some for name, some in changed.items()}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     for name in names:
         done = subprocess.run(
@@ -50,7 +50,7 @@ def stages(folder: Path, source: str, names: tuple[str, ...], simulate: dict | N
             raise SystemExit(f"{source}: stage {name} ended with exit code {done.returncode}\n{done.stderr[-2000:]}")
 
 
-def built(folder: Path, source: str, realdata: Path, simulate: dict | None = None) -> Set | None:
+def built(folder: Path, source: str, realdata: Path, **changed: dict) -> Set | None:
     """Return a set, built in `folder` unless it stands there already; None where the real files are not there."""
     training = folder / "data/featurise/training"
     if not (training / "features.parquet").exists():
@@ -64,7 +64,7 @@ def built(folder: Path, source: str, realdata: Path, simulate: dict | None = Non
             (folder / "data/raw").mkdir(parents=True, exist_ok=True)
             if not (folder / "data/raw" / source).exists():
                 (folder / "data/raw" / source).symlink_to(files, target_is_directory=True)
-        stages(folder, source, before, simulate)
+        stages(folder, source, before, changed)
     frame = pd.read_parquet(training / "features.parquet")
     inputs = inputs_from_catalogue(pd.read_parquet(training / "catalogue.parquet"))
     return Set(source, panel(frame, [each.name for each in inputs], horizon_months(frame)), inputs)

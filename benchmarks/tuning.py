@@ -24,7 +24,7 @@ import pandas as pd
 
 import pipeline  # noqa: F401  sets the environment before any library reads it
 from benchmarks.accuracy import PEERS, framed
-from benchmarks.sets import ROOT, Set, built, stages
+from benchmarks.sets import ROOT, Set, built
 from models import encoders, estimator, metrics, tuning
 from models.inputs import Input, Panel
 from models.space import lightgbm_space
@@ -36,26 +36,10 @@ WITHIN = 0.001  # of FLAML's last AUC
 
 def observed(work: Path, rows: int) -> Set:
     """Return a simulated lender's panel with a row a customer and month: enough for `rows` and as many again / 2."""
-    folder = work / "tuning"
-    if not (folder / "data/featurise/training/features.parquet").exists():
-        stages(folder, "simulated", (), {"customers": max(500, rows // 10)})
-        text = (folder / "params.yaml").read_text(encoding="utf-8").replace("snapshot_months: 3", "snapshot_months: 1")
-        (folder / "params.yaml").write_text(text, encoding="utf-8")
-        again(folder)
-    one = built(folder, "simulated", ROOT)
+    many = {"customers": max(500, rows // 10)}
+    one = built(work / "tuning", "simulated", ROOT, simulate=many, observe={"snapshot_months": 1})
     assert one is not None
     return one
-
-
-def again(folder: Path) -> None:
-    """Run the stages before select with the parameters that lie in the folder."""
-    import os
-    import sys
-
-    for name in ("simulate", "ingest", "observe", "featurise"):
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", f"pipeline.{name}"]
-        subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
 
 
 def divided(one: Set, rows: int, columns: int) -> tuple[Panel, Panel, tuple[Input, ...]]:

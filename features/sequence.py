@@ -40,20 +40,24 @@ def gaps(rows: ibis.Table) -> ibis.Table:
 
 def latest(prefix: str, measure: Measure, aggregates: Iterable[str], ks: Iterable[int]) -> Iterator[Feature]:
     """Cross one measure with aggregates over the last k rows (`ranked`): `<prefix>_<column>_<aggregate>_last_<k>`."""
-    for aggregate in aggregates:
-        for k in ks:
-            name = f"{prefix}_{measure.column}_{aggregate}_last_{k}"
-            words = (f"(the last {k} only)", f"最近{k}笔")
-            yield worded(name, measure, aggregate, _placed(measure, aggregate, "newest_first", k), words)
+    yield from _of_k(prefix, measure, aggregates, ks, ("last", "最近", "newest_first"))
 
 
 def earliest(prefix: str, measure: Measure, aggregates: Iterable[str], ks: Iterable[int]) -> Iterator[Feature]:
     """Cross one measure with aggregates over the first k rows (`ranked`): `<prefix>_<column>_<aggregate>_first_<k>`."""
+    yield from _of_k(prefix, measure, aggregates, ks, ("first", "最初", "oldest_first"))
+
+
+def _of_k(
+    prefix: str, measure: Measure, aggregates: Iterable[str], ks: Iterable[int], end: tuple[str, str, str]
+) -> Iterator[Feature]:
+    """Cross a measure with aggregates over k rows from one end: its word in English and Chinese, the place's column."""
+    english, chinese, place = end
     for aggregate in aggregates:
         for k in ks:
-            name = f"{prefix}_{measure.column}_{aggregate}_first_{k}"
-            words = (f"(the first {k} only)", f"最初{k}笔")
-            yield worded(name, measure, aggregate, _placed(measure, aggregate, "oldest_first", k), words)
+            name = f"{prefix}_{measure.column}_{aggregate}_{english}_{k}"
+            words = (f"(the {english} {k} only)", f"{chinese}{k}笔")
+            yield worded(name, measure, aggregate, _placed(measure, aggregate, place, k), words)
 
 
 def _placed(measure: Measure, aggregate: str, place: str, k: int) -> Formula:

@@ -47,7 +47,7 @@ def session(engine: SparkEngine) -> Any:
 
         from features.spark import SETTINGS
     except ImportError:
-        remedy = "Run `make install-dev`, which installs it."
+        remedy = "Run `make install-spark`, which installs it."
         raise ConfigurationRefused(_missing("the Python package pyspark", remedy)) from None
     if not java:
         raise ConfigurationRefused(_missing("a Java runtime (17)", "Install it, or set JAVA_HOME."))
