@@ -8,6 +8,7 @@ or lose a row are written, and the account of all rows ever read goes on from th
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -202,14 +203,20 @@ class Build(Reading):
         )
         return self._count(holding)
 
+    def _pairs(self, table: str, column: str, rows: Iterable[tuple[int, int]]) -> None:
+        """Make a small table of (file, number); as text, since bound parameters make the engine import pandas."""
+        self.connection.execute(f"CREATE TEMP TABLE {table} (file INTEGER, {column} BIGINT)")
+        listed = ", ".join(str(row) for row in rows)
+        if listed:
+            self.connection.execute(f"INSERT INTO {table} VALUES {listed}")
+
     def _quarantine_piece(self, piece: Piece) -> None:
         """Add one piece's quarantined rows, each with where it stood, its rules and its original text."""
         table, raw, number = piece.table, piece.raw, piece.number
         holding = name(f"quarantine_{table}")
         above = name(f"above_{table}_{number}")
-        self.connection.execute(f"CREATE TEMP TABLE {above} (file INTEGER, lines BIGINT)")
         over = {self.reader.ids[file.name]: lines_above(file, raw.form) for file in raw.files}
-        self.connection.executemany(f"INSERT INTO {above} VALUES (?, ?)", list(over.items()))
+        self._pairs(above, "lines", over.items())
         for file, line, text in raw.rejected:
             origin, at = self.reader.files[file], line + over[file]
             if origin.name in self.new:
@@ -251,11 +258,12 @@ class Build(Reading):
                 f"JOIN {raw.relation.name} r ON r.__row = b._row WHERE b._state <> {BROKEN}"
             )
         gaps = name(f"gaps_{table}_{number}")
-        self.connection.execute(f"CREATE TEMP TABLE {gaps} (file INTEGER, gap BIGINT)")
         before: dict[int, int] = defaultdict(int)
+        jumps = []
         for file, line, _ in raw.rejected:
-            self.connection.execute(f"INSERT INTO {gaps} VALUES (?, ?)", [file, line - before[file]])
+            jumps.append((file, line - before[file]))
             before[file] += 1
+        self._pairs(gaps, "gap", jumps)
         contract = self.mapping.contract(table)
         waits = ", ".join(
             f"CASE WHEN {name(column)} NOT IN (SELECT {name(column)} FROM {name('keys_' + target)}) "

@@ -31,6 +31,7 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 
 OUT = Path("data/ingest")
 SOURCES = Path("data/sources")
+HASHES = Path(".run/hashes.json")  # no output: what spares the hashing of files that nobody touched
 STATES = ("read", "kept", "quarantined", "deduplicated", "left_out")
 
 
@@ -330,13 +331,13 @@ def main() -> None:
     params, source = Params.load(), source_name()
     mapping, files = load_mapping(source), list_files(source)
     where = str(mapping_path(source))
-    digests = ledger.digests([(file.name, file.path) for file in files])
+    hashes = ledger.Hashes(HASHES)
+    digests = hashes.digests((file.name, file.path) for file in files)
     _check_manifests(files, digests)
     present = ledger.present(source, mapping_path(source).read_bytes(), mapping, files, digests)
     limits = [params.max_quarantined_row_share, params.max_quarantined_amount_share]
-    outputs = ledger.Outputs(OUT)
     old = read_json(OUT / "ledger.json") if (OUT / "ledger.json").is_file() else {}
-    earlier = Earlier(OUT, old if ledger.explains(old, present, outputs.digests()) else {})
+    earlier = Earlier(OUT, old if ledger.explains(old, present, hashes.digests(ledger.outputs(OUT))) else {})
     new = len(digests) - len(earlier.files)
     if earlier.ledger and not new:
         say("ingest", "nothing new", source=source, files=len(files))
@@ -349,7 +350,9 @@ def main() -> None:
         say("ingest", "adds to what is there" if earlier.ledger else "from scratch", source=source, new_files=new)
         with _memory(params.memory_limit):
             headers = build_tables(params, mapping, files, where, earlier)
-    write_json(OUT / "ledger.json", {**present, "limits": limits, "headers": headers, "outputs": outputs.digests()})
+    outputs = hashes.digests(ledger.outputs(OUT))
+    write_json(OUT / "ledger.json", {**present, "limits": limits, "headers": headers, "outputs": outputs})
+    hashes.keep()
     _write_dates(mapping, files)
     for stage in STAGES:
         if stage != "simulate":

@@ -1,13 +1,15 @@
 """The ledger of data/ingest: what was read, by which mapping and code, and the hash of every file that came of it.
 
 What the ledger explains is trusted and added to; anything else (a changed or missing old file, another mapping, other
-code, an altered output) is rebuilt. Both sides are hashed in full at every run, raw files and outputs: a file of the
-same size and time with other bytes has been seen, and hashing costs a small part of reading.
+code, an altered output) is rebuilt. Both sides are known by their hashes, raw files and outputs. A file is hashed again
+unless it is, by device, inode, size and both times of change, the one that was hashed before: the time of its last
+change of state cannot be set by hand, so the same size and time with other bytes, which has been seen, is noticed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ import features
 from features.mapping import Mapping
 from pipeline.fingerprint import sha256
 from pipeline.raw import RawFile
+from pipeline.stage import write_json
 
 ROOM = ("tables.py", "mapping.py", "layout.py", "expressions.py", "staging.py", "reconcile.py")
 STAGE = (
@@ -30,14 +33,67 @@ STAGE = (
     "ledger.py",
     "ingest.py",
 )
+SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system in use
 FOLDERS, FILES = ("tables", "quarantine", "index"), ("tables.json", "quality.json")
 
 
-def digests(paths: Iterable[tuple[str, Path]]) -> dict[str, str]:
-    """Return name -> SHA-256 of files, two at a time."""
-    listed = list(paths)
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip([name for name, _ in listed], pool.map(sha256, [path for _, path in listed]), strict=True))
+class Hashes:
+    """The hashes of files, and the state that each file was in when it was hashed.
+
+    `path` keeps them from run to run; it is no output, and without it everything is hashed. Two changes within one tick
+    of a file system's clock look like one, so a file that had just changed when it was hashed is hashed again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        try:
+            self.known: dict[str, list[Any]] = json.loads(text) if text else {}
+        except ValueError:  # the machine stopped while it was written
+            self.known = {}
+        self.now: dict[str, list[Any]] = {}
+
+    def _clock(self) -> int:
+        """Return the file system's own time, in nanoseconds."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tick = self.path.with_suffix(".tick")
+        tick.write_bytes(b"")
+        changed = tick.stat().st_mtime_ns
+        tick.unlink()
+        return changed
+
+    def digests(self, paths: Iterable[tuple[str, Path]]) -> dict[str, str]:
+        """Return name -> SHA-256 of files, two at a time."""
+        listed = [(name, path, _state(path)) for name, path in paths]
+        settled = self._clock() - SETTLED_NS
+        found = {}
+        changed = []
+        for name, path, state in listed:
+            known = self.now.get(str(path.absolute())) or self.known.get(str(path.absolute()))
+            if known and known[0] == state:
+                found[name] = known[1]
+            else:
+                changed.append((name, path))
+        with ThreadPoolExecutor(2) as pool:
+            found.update(
+                zip([name for name, _ in changed], pool.map(sha256, [path for _, path in changed]), strict=True)
+            )
+        for name, path, state in listed:
+            if max(state[-2:]) < settled:
+                self.now[str(path.absolute())] = [state, found[name]]
+        return {name: found[name] for name, _, _ in listed}
+
+    def keep(self) -> None:
+        """Write down what the files of this run hashed to."""
+        temporary = self.path.with_suffix(".tmp")
+        write_json(temporary, self.now)
+        temporary.replace(self.path)
+
+
+def _state(path: Path) -> list[int]:
+    """Return what changes whenever a file does."""
+    stat = path.stat()
+    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def code() -> str:
@@ -85,22 +141,8 @@ def _dated(ledger: dict[str, Any]) -> bool:
     return any(date != "None" for date, _ in ledger["deliveries"].values())
 
 
-class Outputs:
-    """The files that the ledger answers for; within one run a file that nobody wrote to is hashed once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.known: dict[tuple[str, int, int, int], str] = {}
-
-    def digests(self) -> dict[str, str]:
-        """Return path -> SHA-256 of everything in the folder that the ledger answers for."""
-        paths = [path for part in FOLDERS for path in sorted((self.folder / part).rglob("*")) if path.is_file()]
-        paths += [self.folder / part for part in FILES if (self.folder / part).exists()]
-        stamps = {}
-        for path in paths:
-            stat = path.stat()
-            stamps[str(path.relative_to(self.folder))] = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        unknown = [(name, self.folder / name) for name, stamp in stamps.items() if stamp not in self.known]
-        found = digests(unknown)
-        self.known.update({stamps[name]: value for name, value in found.items()})
-        return {name: self.known[stamp] for name, stamp in stamps.items()}
+def outputs(folder: Path) -> list[tuple[str, Path]]:
+    """Return path in the folder, and path, of everything there that the ledger answers for."""
+    paths = [path for part in FOLDERS for path in sorted((folder / part).rglob("*")) if path.is_file()]
+    paths += [folder / part for part in FILES if (folder / part).exists()]
+    return [(str(path.relative_to(folder)), path) for path in paths]

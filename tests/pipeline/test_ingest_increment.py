@@ -316,6 +316,34 @@ def test_what_the_ledger_cannot_explain_is_rebuilt(what, monkeypatch):
         assert kept("a") == [("9.00" if what == "old file" else "1.00", "2021-01-10")]
 
 
+def test_a_file_is_hashed_again_only_where_it_may_have_changed(monkeypatch):
+    hashed = []
+    real = ledger.sha256
+    monkeypatch.setattr(ledger, "sha256", lambda path: hashed.append(path.name) or real(path))
+    with room(mapping_for("quarantine")):
+        deliver(0, {**MORE, "moves.csv": [move("a", "1", "2021-01-10")]})
+        ingest.main()
+        hashed.clear()
+        ingest.main()
+        assert "moves.csv" in hashed  # it had only just changed: another change would not have shown
+        assert "part.parquet" in hashed
+        monkeypatch.setattr(ledger, "SETTLED_NS", -(10**10))  # as if all had lain there for long
+        ingest.main()
+        hashed.clear()
+        ingest.main()
+        assert hashed == []
+        path = Path("data/raw/shop/2021-01/moves.csv")
+        stat = path.stat()
+        path.write_text(path.read_text().replace("a,c0,1,", "a,c0,9,"))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the same inode, size and time
+        ingest.main()
+        assert hashed.count("moves.csv") == 1
+        assert kept("a") == [("9.00", "2021-01-10")]
+        ingest.HASHES.write_text("{")  # the machine stopped while it was written
+        ingest.main()
+        assert hashed.count("moves.csv") == 2
+
+
 def test_the_ledger_s_hash_of_code_covers_every_module_that_decides_what_ingest_writes():
     """Errors, parameters and the stage's own frame say nothing of the bytes; all else that ingest imports does."""
     import grimp
