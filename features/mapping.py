@@ -100,7 +100,9 @@ class Join(_Strict):
     alias: str = Field(alias="as", pattern=r"^[a-z][a-z0-9_]*$")
     on: Sql
     kind: Literal["left", "semi", "asof"] = "left"
-    static: bool = Field(False, description="states that a left-joined file without dates does not change with time")
+    static: bool = Field(
+        False, description="states that a file without dates, joined by `left` or `semi`, does not change with time"
+    )
     at: Sql | None = Field(default=None, description="asof: the row's date, over the main file's columns")
     dated: Sql | None = Field(default=None, description="asof: the date of the joined file's row")
     known_on: Sql | None = Field(default=None, description="asof: when the joined file's row was known; null: `dated`")
@@ -112,7 +114,7 @@ class Join(_Strict):
 
     @model_validator(mode="after")
     def _declared(self) -> Self:
-        if self.kind == "left" and not self.static:
+        if self.kind != "asof" and not self.static:
             raise ValueError("declared `static: true`: what is joined has no date of its own, so it must not change")
         if self.within is not None and (self.kind != "asof" or self.within < 1):
             raise ValueError("`within` of at least one day, for an `asof` join alone")

@@ -68,6 +68,14 @@ def test_a_join_of_an_undated_file_is_refused_and_taken_once_declared_static(tmp
     assert "size" in ingested(tmp_path, SHOP + JOIN.replace("}]", ", static: true}]"))["transactions"]["numeric"]
 
 
+def test_keeping_the_rows_that_occur_in_an_undated_file_is_refused_alike(tmp_path):
+    """Who occurs in a file without dates may be who is there today."""
+    join = "    joins: [{files: orders.csv, as: o, on: row.c = o.c, kind: semi}]\n"
+    with pytest.raises(ConfigurationRefused, match="static: true"):
+        ingested(tmp_path, SHOP + join)
+    assert ingested(tmp_path, SHOP + join.replace("}]", ", static: true}]"))["transactions"]["rows"] == 2
+
+
 def test_a_table_without_dates_does_not_build():
     """At the build itself: no known_on, or no event date and not declared static, is refused."""
     import ibis
