@@ -100,15 +100,39 @@ def talked_about(table: pa.Table, case: Case, random: np.random.Generator) -> pa
     return pa.concat_tables([table, rows])
 
 
-def second_lines(table: pa.Table) -> pa.Table:
-    """Add to every line of another lender an earlier one that runs for six years, so that some can be compared."""
+def second_lines(table: pa.Table, random: np.random.Generator) -> pa.Table:
+    """Add to every line of another lender an earlier one that runs for six years, so that some can be compared.
+
+    It is with another provider, of any product that our own lines have, and of another size.
+    """
     others = table.filter(pc.not_equal(table["provider"], "own"))
     for column in ("opened_on", "known_on"):
         others = set_column(others, column, shifted(others[column], -130))
     others = set_column(others, "credit_id", pc.binary_join_element_wise(others["credit_id"], "before", "-"))
-    term = table.schema.field("term_months").type
-    others = set_column(others, "term_months", pa.array([72] * len(others)).cast(term))
+    products = pc.unique(table.filter(pc.equal(table["provider"], "own"))["product"].drop_null()).to_pylist()
+    given = {
+        "term_months": [72] * len(others), "provider": ["another bureau"] * len(others),
+        "product": random.choice(sorted(products), len(others)).tolist(),
+        "principal": random.integers(100, 90_000, len(others)).astype("float64"),
+    }  # fmt: skip
+    for column, values in given.items():
+        others = set_column(others, column, pa.array(values).cast(table.schema.field(column).type))
     return pa.concat_tables([table, others])
+
+
+def their_states(table: pa.Table, lines: pa.Table, random: np.random.Generator) -> pa.Table:
+    """Add statements of the second lines: those of the first, in any state that our own lines have, now and then late."""
+    other = lines.filter(pc.not_equal(lines["provider"], "own"))["credit_id"]
+    theirs = table.filter(pc.is_in(table["credit_id"], other.combine_chunks()))
+    own = table.filter(pc.invert(pc.is_in(table["credit_id"], other.combine_chunks())))
+    states = sorted(pc.unique(own["status"].drop_null()).to_pylist())
+    made = set_column(theirs, "credit_id", pc.binary_join_element_wise(theirs["credit_id"], "before", "-"))
+    made = set_column(made, "status", pa.array(random.choice(states, len(made)).tolist()))
+    days = np.where(random.random(len(made)) < 0.1, random.integers(1, 60, len(made)), 0)
+    owed = np.where(days > 0, random.integers(100, 9_000, len(made)), 0).astype("float64")
+    for column, values in {"days_past_due": days, "overdue_amount": owed}.items():
+        made = set_column(made, column, pa.array(values).cast(table.schema.field(column).type))
+    return pa.concat_tables([table, made])
 
 
 def histories(case: Case, random: np.random.Generator) -> Iterator[tuple[str, pa.Table]]:
@@ -138,7 +162,8 @@ def completed(case: Case, seed: int) -> Case:
         **case.tables,
         "financials": interim(case.tables["financials"]),
         "mentions": talked_about(case.tables["mentions"], case, random),
-        "credits": second_lines(case.tables["credits"]),
+        "credits": second_lines(case.tables["credits"], random),
+        "statements": their_states(case.tables["statements"], case.tables["credits"], random),
         **dict(histories(case, random)),
         "observations": decisions(case, random),
     }

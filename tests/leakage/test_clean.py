@@ -172,7 +172,7 @@ def test_rows_and_files_in_another_order_give_the_same_bytes(tmp_path):
     written = []
     params = {
         "source": "simulated", "as_of": "latest", "language": "en",
-        "simulate": {"seed": 2, "customers": 60, "months": 30},
+        "simulate": {"seed": 2, "customers": 100, "months": 30},
         "observe": {"history_months": 6}, "featurise": {"windows_months": [1, 6]},
     }  # fmt: skip
     for name in ("first", "second"):
