@@ -10,6 +10,7 @@ expression speaks about one row.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,10 +52,22 @@ class Texts:
     strip: str = ""
 
     def digits(self, sql: str) -> str:
-        """Return SQL of the text with the decimal point that SQL reads, and without currency signs and the like."""
+        """Return SQL of the text with the decimal point that SQL reads, and without currency signs and the like.
+
+        A mark that does not stand as it should (10,50 where the comma parts thousands, 10.50 where the comma is the
+        decimal mark) makes the text no number: a `?` is put into it.
+        """
         text = f"translate({sql}, {quote(self.strip)}, '')" if self.strip else sql
-        text = f"replace({text}, {quote(self.thousands)}, '')" if self.thousands else text
-        return text if self.decimal == "." else f"replace({text}, {quote(self.decimal)}, '.')"
+        if self.thousands:
+            mark = re.escape(self.thousands)
+            text = f"trim({text}, {quote(self.thousands + ' ')})" if self.thousands.isspace() else text
+            groups = f"[0-9]{{1,3}}({mark}[0-9]{{2,3}})*{mark}[0-9]{{3}}"
+            parted = quote(f"^[^0-9{mark}]*{groups}($|[^0-9{mark}][^{mark}]*$)")
+            whole = f"NOT contains({text}, {quote(self.thousands)}) OR regexp_matches({text}, {parted})"
+            text = f"CASE WHEN {whole} THEN replace({text}, {quote(self.thousands)}, '') ELSE '?' || {text} END"
+        if self.decimal == ".":
+            return text
+        return f"translate({text}, {quote(self.decimal + '.')}, '.?')"
 
     def number(self, sql: str) -> str:
         """Return SQL of the text as a DOUBLE; an SQL error where it is none."""
@@ -91,7 +104,8 @@ class Texts:
         """Return SQL of the text as a date, null where it is none: the day as written, whatever time and zone."""
         if not self.dates:  # a cast to DATE alone would let pass whatever follows the day
             long = f"CAST(TRY_CAST(trim({sql}) AS TIMESTAMP) AS DATE)"
-            return f"CASE WHEN length({sql}) <= 10 THEN TRY_CAST({sql} AS DATE) ELSE {long} END"
+            word = f"{sql} >= ':' THEN NULL"  # `epoch` and `infinity` are dates to the engine
+            return f"CASE WHEN {word} WHEN length({sql}) <= 10 THEN TRY_CAST({sql} AS DATE) ELSE {long} END"
         forms = ", ".join(quote(form) for form in self.dates if form not in SINCE)
         read = [SINCE[form].format(f"TRY_CAST({self.digits(sql)} AS DOUBLE)") for form in self.dates if form in SINCE]
         read += [f"CAST(try_strptime({sql}, [{forms}]) AS DATE)"] if forms else []
@@ -99,8 +113,11 @@ class Texts:
 
 
 def over(text: str, decimals: int) -> str:
-    """Return SQL of whether a text writes more than `decimals` decimals (zeros at the end do not count)."""
-    return f"regexp_matches({text}, '\\.[0-9]{{{decimals}}}[0-9]*[1-9]')"
+    """Return SQL of whether a text writes more than `decimals` decimals (zeros at the end do not count).
+
+    A negative exponent may hide decimals and counts as some, an underscore (which the engine would pass over) too.
+    """
+    return f"regexp_matches({text}, '\\.[0-9]{{{decimals}}}[0-9]*[1-9]|[eE]-|_')"
 
 
 def quote(text: str) -> str:
@@ -121,6 +138,7 @@ class Relation:
     types: dict[str, str]
     texts: Texts
     shapes: tuple[tuple[tuple[int, ...], tuple[str, ...]], ...] = ()  # (numbers of files, their columns); (): all alike
+    odd: bool = True  # its texts may hold NUL or a byte order mark
 
     def original(self, row: str, file: str) -> str:
         """Return SQL of a row's text as JSON: the columns of its own file in their order, whatever other files have.

@@ -17,24 +17,23 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from features.casting import Value, broken, cast
 from features.errors import Problem
 from features.expressions import (
     Reader,
     Relation,
     SqlFault,
-    Texts,
     columns_of,
     is_plain,
     multiplies,
     name,
-    over,
     parse,
-    quote,
 )  # fmt: skip
 from features.mapping import Block, Join, Mapping
-from features.tables import DATE, MONEY, RATIO, TEXT, WHOLE, Contract
+from features.tables import DATE, EARLIEST, LATEST, MONEY, RATIO, TEXT, WHOLE, Contract
 
 WANT = {DATE: "date", MONEY: "money", WHOLE: "money", RATIO: "number", TEXT: None}
+AHEAD = 31  # days: how far a booking may be dated ahead of the last day that its delivery covers
 FILE_ROW = "file_row"  # in a mapping's SQL: the number of the row in its file, from 1
 ALWAYS = dt.date(1900, 1, 1)  # when rows of a static table without dates became known
 
@@ -49,14 +48,6 @@ class Staged:
     windowed: bool = False
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A column's SQL value and the conditions under which the raw value breaks its type."""
-
-    sql: str
-    faults: tuple[tuple[str, str], ...] = ()
-
-
 def output_columns(contract: Contract, blocks: list[Block]) -> dict[str, str]:
     """Return column -> type of a canonical table: the contract's, the attributes of all blocks, known_on."""
     columns = {column: spec.type for column, spec in contract.columns.items()}
@@ -69,38 +60,6 @@ def _mentions(block: Block, word: str) -> bool:
     """Tell whether any expression of a block speaks of a column."""
     attributes = [*block.attributes.numeric.values(), *block.attributes.categorical.values()]
     return any(word in sql for sql in [*block.columns.values(), *attributes, block.where or ""])
-
-
-def _cast(column: str, target: str, sql: str, kind: str, texts: Texts) -> _Value:
-    """Cast a value of SQL type `kind` to the contract's type. Null in, null out; nothing is rounded silently.
-
-    The faults speak about `sql` and about the cast value under its column's name.
-    """
-    text, value = kind == "VARCHAR", name(column)
-    digits = texts.digits(sql) if text else sql
-    if target == TEXT:
-        return _Value(sql if text else f"CAST({sql} AS VARCHAR)")
-    if target == DATE:
-        cast = texts.maybe_date(sql) if text else f"TRY_CAST({sql} AS DATE)"
-    else:
-        cast = f"TRY_CAST({digits} AS {target})"
-    faults = [(f"type:{column}", f"{sql} IS NOT NULL AND {value} IS NULL")]
-    if target == RATIO:
-        faults = [(f"type:{column}", f"({faults[0][1]}) OR NOT isfinite({value})")]
-    elif target in (MONEY, WHOLE):
-        faults += [(f"scale:{column}", rounded) for rounded in [_rounded(digits, value, kind, target)] if rounded]
-    return _Value(cast, tuple(faults))
-
-
-def _rounded(sql: str, value: str, kind: str, target: str) -> str | None:
-    """Return SQL of whether the cast lost decimals; None where it cannot. Doubles are given a millionth."""
-    if kind == "VARCHAR":
-        return over(sql, 2 if target == MONEY else 0)
-    if kind.startswith("DECIMAL"):
-        return f"{sql} <> {value}"
-    if kind in ("DOUBLE", "FLOAT"):
-        return f"abs({sql} - CAST({value} AS DOUBLE)) > 0.000001 + 0.000000000001 * abs({sql})"
-    return None
 
 
 class Stage:
@@ -240,25 +199,25 @@ class Stage:
         self.dated[join.alias] = f"""ASOF LEFT JOIN ({newest}
             ) AS {name(join.alias)} ON ({join.on}) AND {when} >= {name(join.alias)}._from"""
 
-    def _value(self, where: str, column: str, sql: str, target: str) -> _Value:
+    def _value(self, where: str, column: str, sql: str, target: str) -> Value:
         """Compile one column's expression."""
         tree = self._tree(where, sql, self.visible)
         if tree is None:
-            return _Value("NULL")
+            return Value("NULL")
         reader = self._reader(self.visible)
         if is_plain(tree):
             alias, raw = reader.owner(tuple(tree["column_names"])) or ("row", sql)
             relation = self.visible[alias]
-            return _cast(column, target, self._input(name(alias, raw)), relation.types[raw], relation.texts)
+            return cast(column, target, self._input(name(alias, raw)), relation.types[raw], relation.texts)
         readable = reader.read(tree, WANT[target])
         kind = self._probe(where, readable)
         if kind is None:
-            return _Value("NULL")
+            return Value("NULL")
         wider = reader.read(tree, "rate") if WANT[target] == "money" and multiplies(tree) else readable
         told = f"TRY([{readable}])"  # a list of one: null only where the expression failed
         held = self._input(told if wider == readable else f"coalesce({told}, TRY([CAST({wider} AS {kind})]))")
-        value = _cast(column, target, f"{held}[1]", kind, self.visible["row"].texts)
-        return _Value(value.sql, ((f"sql:{column}", f"{held} IS NULL"), *value.faults))
+        value = cast(column, target, f"{held}[1]", kind, self.visible["row"].texts)
+        return Value(value.sql, ((f"sql:{column}", f"{held} IS NULL"), *value.faults))
 
     def _condition(self) -> tuple[str, list[tuple[str, str]]]:
         """Return SQL that says whether the row is left out (where, semi joins), and the faults of that SQL."""
@@ -313,17 +272,17 @@ class Stage:
     def compile(self) -> Staged:
         """Return the block's query in both forms, or its problems."""
         contract, block = self.contract, self.block
-        values: dict[str, _Value] = {}
+        values: dict[str, Value] = {}
         for number, join in enumerate(block.joins):
             if join.kind == "asof":
                 self._asof(number, join)
         for column, spec in contract.columns.items():
             sql = block.columns.get(column)
-            values[column] = self._value(f"columns.{column}", column, sql, spec.type) if sql else _Value(
+            values[column] = self._value(f"columns.{column}", column, sql, spec.type) if sql else Value(
                 f"CAST({spec.default or 'NULL'} AS {spec.type})"
             )  # fmt: skip
             if sql and spec.default:
-                values[column] = _Value(f"coalesce({values[column].sql}, {spec.default})", values[column].faults)
+                values[column] = Value(f"coalesce({values[column].sql}, {spec.default})", values[column].faults)
         attributes = {**block.attributes.numeric, **block.attributes.categorical}
         for column, target in self.columns.items():
             if column in contract.columns or column == "known_on":
@@ -331,14 +290,16 @@ class Stage:
             sql = attributes.get(column)
             kind = "numeric" if target == RATIO else "categorical"
             where = f"attributes.{kind}.{column}"
-            values[column] = self._value(where, column, sql, target) if sql else _Value(f"CAST(NULL AS {target})")
+            values[column] = self._value(where, column, sql, target) if sql else Value(f"CAST(NULL AS {target})")
         if "known_on" in block.columns:
-            values["_known_on"] = self._value("columns.known_on", "known_on", block.columns["known_on"], DATE)
-        left_out, faults = self._condition()
+            said = self._value("columns.known_on", "_known_on", block.columns["known_on"], DATE)
+            faults = tuple((rule.replace("_known_on", "known_on"), condition) for rule, condition in said.faults)
+            values["_known_on"] = replace(said, faults=faults)
+        left_out, broken_sql = self._condition()
         known_on = self._known_on()
         if self.problems or known_on is None:
             return Staged(problems=self.problems)
-        return Staged(self._select(values, left_out, faults, known_on), self.columns, windowed=self._windowed())
+        return Staged(self._select(values, left_out, broken_sql, known_on), self.columns, windowed=self._windowed())
 
     def _windowed(self) -> bool:
         """Tell whether the query counts equal rows of a file, and so needs all of them before it gives the first."""
@@ -347,7 +308,8 @@ class Stage:
 
     def _rules(self) -> list[tuple[str, str]]:
         """Return (rule, condition that breaks it) over the canonical columns."""
-        rules = [("required:known_on", "known_on IS NULL")]
+        plausible = f"known_on >= {EARLIEST} AND known_on < {LATEST}"
+        rules = [("required:known_on", "known_on IS NULL"), ("range:known_on", f"NOT ({plausible})")]
         for column, spec in self.contract.columns.items():
             undated = self.block.static and column == self.contract.event and column not in self.block.columns
             if (
@@ -359,9 +321,29 @@ class Stage:
             kept = spec.rule(column)
             if kept and column in self.block.columns:
                 rules.append((f"range:{column}", f"NOT ({kept})"))
-        return rules + [(rule.name, f"NOT ({rule.condition})") for rule in self.contract.rules]
+        rules += [(rule.name, f"NOT ({rule.condition})") for rule in self.contract.rules]
+        return rules + self._texts() + self._ahead()
 
-    def _select(self, values: dict[str, _Value], left_out: str, faults: list[tuple[str, str]], known_on: str) -> str:
+    def _texts(self) -> list[tuple[str, str]]:
+        """Return the rules of texts: no NUL and no byte order mark inside, and no identifier longer than 64 KiB."""
+        rules = []
+        odd = any(relation.odd for relation in self.visible.values())
+        for column, target in self.columns.items():
+            if target != TEXT or column not in {*self.block.columns, *self.block.attributes.categorical}:
+                continue
+            value, spec = name(column), self.contract.columns.get(column)
+            parts = [f"contains({value}, chr(0))", f"contains({value}, chr(65279))"] if odd else []
+            parts += [f"strlen({value}) > 65536"] if spec and spec.required else []
+            rules += [(f"text:{column}", " OR ".join(parts))] if parts else []
+        return rules
+
+    def _ahead(self) -> list[tuple[str, str]]:
+        """Return the rule that what has happened did not happen long after the delivery's last day."""
+        if not (self.has_deliveries and self.contract.happened and self.contract.event in self.block.columns):
+            return []
+        return [("after_delivery", f"{name(self.contract.event)} > _delivered_on + {AHEAD}")]
+
+    def _select(self, values: dict[str, Value], left_out: str, faults: list[tuple[str, str]], known_on: str) -> str:
         """Write the query in layers, so that nothing is computed twice: what is read, casts, faults, the contract.
 
         Which rules a row breaks, and its original text, are worked out for the rows that break one.
@@ -371,11 +353,11 @@ class Stage:
         read += ['"row".__file AS _file', '"row".__row AS _row', '"row".__delivered_on AS _delivered_on']
         fields = ", ".join(f'{name(column)} := "row".{name(column)}' for column in self.relations["row"].types)
         read.append(f"struct_pack({fields}) AS _raw")
-        cast = [f"{value.sql} AS {name(column)}" for column, value in values.items()]
-        inner = f"SELECT *, {', '.join(cast)} FROM (SELECT {', '.join(read)} FROM {self._source()})"
+        typed = [f"{value.sql} AS {name(column)}" for column, value in values.items()]
+        inner = f"SELECT *, {', '.join(typed)} FROM (SELECT {', '.join(read)} FROM {self._source()})"
         middle = f"SELECT *, CAST({known_on} AS DATE) AS known_on, {left_out} AS _left_out FROM ({inner})"
         rules = faults + self._rules()
-        judged = f"SELECT *, {_broken(rules, detail=False)} AS _broken FROM ({middle})"
+        judged = f"SELECT *, {broken(rules, detail=False)} AS _broken FROM ({middle})"
         given = [name(column) for column in self.columns if column != "known_on"]
         key = self.contract.generated_key
         made = key if key and key not in self.block.columns else None
@@ -385,18 +367,9 @@ class Stage:
         listed = [made_key if column == name(made or "") else column for column in given]
         count = "" if self.contract.key else f", {number} AS _n"
         faulty = "_broken AND NOT _left_out"
-        told = f"CASE WHEN {faulty} THEN {_broken(rules, detail=True)} END AS _rules"
+        told = f"CASE WHEN {faulty} THEN {broken(rules, detail=True)} END AS _rules"
         text = f"CASE WHEN {faulty} THEN {self.relations['row'].original('_raw', '_file')} END AS _text"
         return (
             f"SELECT {', '.join(listed)}, known_on, _file, _row, _left_out, _broken, {told}, {text}{count} "
             f"FROM ({judged})"
         )
-
-
-def _broken(rules: list[tuple[str, str]], *, detail: bool) -> str:
-    """Return SQL of whether any rule is broken, or of the list of those that are."""
-    if detail:
-        cases = ", ".join(f"CASE WHEN {condition} THEN {quote(rule)} END" for rule, condition in rules)
-        return f"list_filter(CAST([{cases}] AS VARCHAR[]), lambda rule: rule IS NOT NULL)"
-    conditions = " OR ".join(f"coalesce({condition}, false)" for _, condition in rules)
-    return f"({conditions})" if rules else "false"

@@ -68,6 +68,11 @@ class Contract:
     references: tuple[tuple[str, str], ...] = ()  # (column, table in which it must occur, where that table is mapped)
     rules: tuple[Rule, ...] = ()
 
+    @property
+    def happened(self) -> bool:
+        """Whether its rows are what has happened, so that none is known, or delivered, before its date."""
+        return any(rule.name == "known_before_event" for rule in self.rules)
+
     def required(self) -> list[str]:
         """Return the columns that a mapping must give."""
         return [name for name, column in self.columns.items() if column.required and name != self.generated_key]

@@ -1,52 +1,43 @@
 """The building of the canonical tables: staged rows -> months of kept rows, index, quarantine, counts.
 
-`Build` compiles a source's mapping and stages its files (`Reading`), then, table by table: `mark`, `quarantine`,
-`quality`, `write`, `write_index`. After an earlier run each of them adds to what that run left: only months that gain
-or lose a row are written, and the account of all rows ever read goes on from the figures of the account before.
+`Build` compiles a source's mapping and stages its files (`Reading`), then, table by table: `mark`, `quarantine` (of
+`Quarantine`), `quality`, `write`, `write_index`. After an earlier run each of them adds to what that run left: only
+months that gain or lose a row are written, and the account of all rows ever read goes on from the account before.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from features.expressions import name, quote
 from features.reconcile import (
-    BROKEN,
-    CONFLICT,
     DUPLICATE,
     KEPT,
     LEFT_OUT,
-    ORPHAN,
-    QUARANTINED,
     REPLACED,
     UNREAD,
     hashes,
-    references,
     staged,
 )  # fmt: skip
 from features.staging import output_columns
 from features.tables import MONEY
 from pipeline.carried import meet
+from pipeline.confined import engine
 from pipeline.earlier import scan, write_parts
-from pipeline.raw import lines_above
-from pipeline.reading import Piece, Reading, dependency_order, engine
+from pipeline.quarantine import Quarantine
+from pipeline.reading import Piece, dependency_order
 
 __all__ = ["Build", "dependency_order", "engine"]
 
 STATES = {KEPT: "kept", LEFT_OUT: "left_out", DUPLICATE: "deduplicated", REPLACED: "deduplicated"}
 ACCOUNT = ("read", "kept", "quarantined", "deduplicated", "left_out")
 CHUNK = 6_000_000  # rows ordered at once
-# What a row says, whatever the order of its file's columns, and whether the file has columns that say nothing.
-SAID = """coalesce(CASE WHEN json_valid(original) AND json_type(original) = 'OBJECT' THEN
-    CAST(list_sort(list_transform(list_filter(map_entries(CAST(CAST(original AS JSON) AS MAP(VARCHAR, VARCHAR))),
-    lambda pair: pair.value IS NOT NULL), lambda pair: [lower(pair.key), pair.value])) AS VARCHAR) END, original)"""
 
 
-class Build(Reading):
+class Build(Quarantine):
     """One source's canonical tables in the making."""
 
     def mark(self, table: str) -> set[str]:
@@ -112,7 +103,7 @@ class Build(Reading):
                     share[called] += absolute[money.index(contract.measure)]
             own = [piece for piece in pieces.values() if piece.block == number]
             for piece in own:
-                for file, _, _ in piece.raw.rejected:
+                for file, *_ in piece.raw.rejected:
                     if self.reader.files[file].name in self.new:
                         _add(account, months, "quarantined", self._month(file), 1)
             read = old.get("read", 0) + sum(self._read(piece) for piece in own)
@@ -160,7 +151,7 @@ class Build(Reading):
 
     def _read(self, piece: Piece) -> int:
         """Return how many rows a piece read of new files, those that could not be split included."""
-        rejected = sum(self.reader.files[file].name in self.new for file, _, _ in piece.raw.rejected)
+        rejected = sum(self.reader.files[file].name in self.new for file, *_ in piece.raw.rejected)
         if all(file.name in self.new for file in piece.raw.files):
             return piece.raw.rows + rejected
         if piece.raw.streamed:
@@ -168,119 +159,6 @@ class Build(Reading):
         else:
             source = f"{piece.raw.relation.name} JOIN files ON number = __file WHERE is_new"
         return self._count(source) + rejected
-
-    def _month(self, file: int) -> str:
-        """Return the month of a file's delivery."""
-        on = self.reader.files[file].delivery.delivered_on
-        return str(on)[:7] if on else "unknown"
-
-    # ---- quarantine --------------------------------------------------------------------------------------------
-
-    def quarantine(self, table: str, target: Path) -> int:
-        """Write the rows that broke a rule: where they stood, every rule, the original text; return how many.
-
-        Rows of earlier deliveries stay as they are, but for those whose state changed.
-        """
-        holding = name(f"quarantine_{table}")
-        self.connection.execute(
-            f"CREATE TEMP TABLE {holding} (block INTEGER, piece INTEGER, file VARCHAR, line BIGINT, row BIGINT, "
-            "delivery VARCHAR, month VARCHAR, rules VARCHAR[], waits_for VARCHAR[], original VARCHAR)"
-        )
-        before = self.earlier.quarantine(table)
-        if before:
-            self.connection.execute(
-                f"INSERT INTO {holding} SELECT * EXCLUDE (deliveries) FROM {scan([before])} q WHERE NOT EXISTS ("
-                f"SELECT 1 FROM {name('moves_' + table)} JOIN files ON number = _file "
-                "WHERE files.file = q.file AND _piece = q.piece AND _place = q.row)"
-            )
-        for piece in self.pieces_of(table):
-            self._quarantine_piece(piece)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.connection.execute(
-            f"COPY (SELECT * EXCLUDE (_said), count(DISTINCT delivery) OVER (PARTITION BY block, _said) AS deliveries "
-            f"FROM (SELECT *, {SAID} AS _said FROM {holding}) ORDER BY ALL) "
-            f"TO {quote(str(target.resolve()))} (FORMAT parquet, COMPRESSION zstd)"
-        )
-        return self._count(holding)
-
-    def _pairs(self, table: str, column: str, rows: Iterable[tuple[int, int]]) -> None:
-        """Make a small table of (file, number); as text, since bound parameters make the engine import pandas."""
-        self.connection.execute(f"CREATE TEMP TABLE {table} (file INTEGER, {column} BIGINT)")
-        listed = ", ".join(str(row) for row in rows)
-        if listed:
-            self.connection.execute(f"INSERT INTO {table} VALUES {listed}")
-
-    def _quarantine_piece(self, piece: Piece) -> None:
-        """Add one piece's quarantined rows, each with where it stood, its rules and its original text."""
-        table, raw, number = piece.table, piece.raw, piece.number
-        holding = name(f"quarantine_{table}")
-        above = name(f"above_{table}_{number}")
-        over = {self.reader.ids[file.name]: lines_above(file, raw.form) for file in raw.files}
-        self._pairs(above, "lines", over.items())
-        for file, line, text in raw.rejected:
-            origin, at = self.reader.files[file], line + over[file]
-            if origin.name in self.new:
-                self.connection.execute(
-                    f"INSERT INTO {holding} VALUES (?, ?, ?, ?, NULL, ?, ?, ['columns'], NULL, ?)",
-                    [piece.block, number, origin.name, at, origin.delivery.name, self._month(file), text],
-                )
-        bad, texts = name(f"bad_{table}_{number}"), name(f"texts_{table}_{number}")
-        moved = (
-            f"SELECT _piece, _file, _place FROM {name('moves_' + table)}" if self.earlier.ledger else "SELECT 0, 0, 0"
-        )
-        self.connection.execute(
-            f"CREATE TEMP TABLE {bad} AS SELECT p.*, files.file AS _name, files.delivery AS _delivery, "
-            f"coalesce(strftime(known_on, '%Y-%m'), files.month, 'unknown') AS _month FROM {self.placed(table)} p "
-            f"JOIN files ON number = _file WHERE _piece = {number} AND _state IN {QUARANTINED} "
-            f"AND (is_new OR (_piece, _file, _place) IN ({moved}))"
-        )
-        unwritten = [
-            self.reader.files[row[0]]
-            for row in self.connection.execute(
-                f"SELECT DISTINCT _file FROM {bad} WHERE _state <> {BROKEN} ORDER BY 1"
-            ).fetchall()
-        ]
-        text = f"{raw.relation.original('r', 'r.__file')} AS original"
-        if not unwritten:
-            self.connection.execute(f"CREATE TEMP TABLE {texts} (_id BIGINT, original VARCHAR)")
-        elif raw.streamed:
-            held = name(f"again_{table}_{number}")
-            self.connection.execute(f"CREATE TEMP TABLE {held} AS {self.text_of(raw, unwritten)}")
-            self.connection.execute(
-                f"CREATE TEMP TABLE {texts} AS SELECT b._id, {text} FROM {bad} b "
-                f"JOIN (SELECT __file, min(rowid) AS first FROM {held} GROUP BY ALL) f ON f.__file = b._file "
-                f"JOIN {held} r ON r.rowid = f.first + b._place - 1 WHERE b._state <> {BROKEN}"
-            )
-            self.connection.execute(f"DROP TABLE {held}")
-        else:
-            self.connection.execute(
-                f"CREATE TEMP TABLE {texts} AS SELECT b._id, {text} FROM {bad} b "
-                f"JOIN {raw.relation.name} r ON r.__row = b._row WHERE b._state <> {BROKEN}"
-            )
-        gaps = name(f"gaps_{table}_{number}")
-        before: dict[int, int] = defaultdict(int)
-        jumps = []
-        for file, line, _ in raw.rejected:
-            jumps.append((file, line - before[file]))
-            before[file] += 1
-        self._pairs(gaps, "gap", jumps)
-        contract = self.mapping.contract(table)
-        waits = ", ".join(
-            f"CASE WHEN {name(column)} NOT IN (SELECT {name(column)} FROM {name('keys_' + target)}) "
-            f"THEN {name(column)} END"
-            for column, target in references(contract, set(self.mapping.tables))
-        )
-        awaited = f"list_filter([{waits}], lambda id: id IS NOT NULL)" if waits else "NULL"
-        self.connection.execute(f"""
-            INSERT INTO {holding}
-            SELECT {piece.block}, {number}, _name,
-                _place + (SELECT count(*) FROM {gaps} WHERE file = b._file AND gap <= b._place)
-                    + (SELECT lines FROM {above} WHERE file = b._file), _place, _delivery,
-                _month,
-                CASE _state WHEN {CONFLICT} THEN ['conflict'] WHEN {ORPHAN} THEN ['reference'] ELSE _rules END,
-                CASE WHEN _state = {ORPHAN} THEN {awaited} END, coalesce(_text, original)
-            FROM {bad} b LEFT JOIN {texts} USING (_id)
-        """)
 
     # ---- what is kept ------------------------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ Writes data/ingest/: tables/<table>/known_month=YYYY-MM/part.parquet, tables.jso
 index/<table>/ (hashed keys, see earlier.py), quality.json, as_of.json, overrides/<section>.json, ledger.json. The
 folder outlives the stage (persist: true): where the ledger explains everything that lies there, only new files are
 read and only the months that they touch are written, with the bytes that a build from scratch would give; else it is
-built from scratch.
+built from scratch. Where a delivery changes what earlier files say it is built from scratch too: a new file that others
+are joined with (earlier rows may have another partner now), a column whose type differs between files (parquet), a
+customer or credit of whom a conflict leaves no row (whatever names it becomes an orphan).
 """
 
 from __future__ import annotations
@@ -13,18 +15,19 @@ import datetime as dt
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem, ResourceRefused
-from features.expressions import name
+from features.errors import ConfigurationRefused, DataRefused, Problem, ResourceRefused
 from features.mapping import Mapping, parse_mapping
-from features.tables import CONTRACTS, RATIO, TEXT
+from features.tables import CONTRACTS, HOLDERS, RATIO, TEXT
 from pipeline import ledger
 from pipeline.earlier import Again, Earlier, Rebuild, scan
+from pipeline.manifests import check_contents, check_files
 from pipeline.params import STAGES, Section, overrides, resolved_as_of, source_name
 from pipeline.raw import RawFile, laid_out, list_files
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -85,96 +88,44 @@ def preflight(source: str) -> None:
             connection.close()
 
 
-def _check_manifests(files: list[RawFile], digests: dict[str, str]) -> None:
-    """Refuse files that are not what their manifest states (7), and files that it states but that are missing (2)."""
-    differing, missing = [], []
-    present = {file.name for file in files}
-    deliveries = {file.delivery.name: file.delivery for file in files}
-    for delivery in deliveries.values():
-        prefix = "" if delivery.name == "." else f"{delivery.name}/"
-        for inner, stated in (delivery.files or {}).items():
-            path = prefix + inner
-            if path not in present:
-                missing.append(Problem(path, "delivered, as its manifest states", "no such file", "Deliver it again."))
-            elif stated.get("sha256") and stated["sha256"] != digests[path]:
-                differing.append(
-                    Problem(path, "the bytes whose SHA-256 its manifest states", "other bytes", "Deliver it again.")
-                )
-    if differing:
-        raise IntegrityRefused([*differing, *missing])
-    if missing:
-        raise DataRefused(missing)
-
-
-def _check_stated(build: Any) -> None:
-    """Refuse (exit code 2) new files whose rows or control totals differ from what their manifest states."""
-    from features.reconcile import staged
-
-    problems = []
-    for raw in build.raws.values():
-        stated = {
-            build.reader.ids[file.name]: (file, (file.delivery.files or {}).get(file.inner, {}))
-            for file in raw.files
-            if file.name in build.new
-        }
-        columns = sorted({column for _, facts in stated.values() for column in (facts.get("totals") or {})})
-        if not any("rows" in facts or facts.get("totals") for _, facts in stated.values()):
-            continue
-        have = {column.lower(): column for column in raw.relation.types}
-        known = [column for column in columns if column.lower() in have]
-        texts = raw.relation.texts
-        quoted = [f"sum(TRY_CAST({texts.digits(name(have[column.lower()]))} AS DECIMAL(18,4)))" for column in known]
-        source = f"SELECT __file, count(*){''.join(', ' + total for total in quoted)} FROM {raw.relation.name}"
-        if raw.streamed:  # its text is not held, and no totals are stated
-            piece = next(piece for piece in build.pieces if piece.raw is raw)
-            source = f"SELECT _file, count(*) FROM {staged(piece.table)} WHERE _piece = {piece.number}"
-        found = {row[0]: row[1:] for row in build.connection.execute(f"{source} GROUP BY ALL").fetchall()}
-        for number, (file, facts) in stated.items():
-            count, *totals = found.get(number, (0, *[None] * len(known)))
-            count += sum(1 for reject in raw.rejected if reject[0] == number)
-            if "rows" in facts and count != facts["rows"]:
-                problems.append(
-                    Problem(
-                        file.name, f"{facts['rows']:,} rows, as its manifest states", f"{count:,}", "Deliver it again."
-                    )
-                )
-            for column, total in zip(known, totals, strict=True):
-                if column in (facts.get("totals") or {}) and (total or Decimal(0)) != Decimal(
-                    str(facts["totals"][column])
-                ):
-                    problems.append(
-                        Problem(f"{file.name}: {column}",
-                                f"a total of {facts['totals'][column]}, as its manifest states",
-                                f"{total or 0:f}", "Deliver it again.")
-                    )  # fmt: skip
-    if problems:
-        raise DataRefused(problems)
-
-
 def over_limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
-    """Return the tables of which too many rows, or too much of the amount, broke a rule."""
-    problems = []
+    """Return the tables of which too many rows, or too much of the amount, broke a rule.
+
+    Where a table of customers or credits is refused, others that only lack what it kept out are told with it.
+    """
+    problems: dict[str, list[Problem]] = {}
+    follow: dict[str, list[str]] = {}
     for table, account in quality.items():
         rows = sum(block["read"] - block["left_out"] for block in account["blocks"])
         bad = sum(block["quarantined"] for block in account["blocks"])
         amount = sum(Decimal(block["absolute"][state]) for block in account["blocks"] for state in block["absolute"])
         lost = sum(Decimal(block["absolute"]["quarantined"]) for block in account["blocks"])
         rules = ", ".join(f"{rule} {count:,}" for rule, count in account["rules"].items())
+        holder = next((held for held in HOLDERS.values() if held in problems and held != table), None)
+        found = []
         for what, part, whole, limit in (
             ("rows", bad, rows, params.max_quarantined_row_share),
             ("amount", lost, amount, params.max_quarantined_amount_share),
         ):
             if part > whole * Decimal(str(limit)):
-                problems.append(
+                found.append(
                     Problem(
                         f"table {table}", f"at most {limit:.2%} of the {what} in quarantine",
                         f"{float(part / whole):.2%} ({rules})",
                         f"See data/ingest/quarantine/{table}.parquet; correct the mapping or the delivery.",
                     )
                 )  # fmt: skip
-        if not account["kept"]:
-            problems.append(Problem(f"table {table}", "at least one row", "none kept", "See data/ingest/quality.json."))
-    return problems
+        if found and holder and list(account["rules"]) == ["reference"]:
+            follow.setdefault(holder, []).append(f"{bad:,} of {table}")
+            continue
+        if not account["kept"] and not found:
+            found = [Problem(f"table {table}", "at least one row", "none kept", "See data/ingest/quality.json.")]
+        if found:
+            problems[table] = found
+    for holder, tables in follow.items():
+        first = problems[holder][0]
+        problems[holder][0] = replace(first, found=f"{first.found}; and the rows that name them: {', '.join(tables)}")
+    return [problem for found in problems.values() for problem in found]
 
 
 def build_tables(
@@ -205,11 +156,12 @@ def _attempt(
         connection = engine(params.memory_limit, Path(scratch), [*folders, OUT])
         try:
             build = Build(connection, mapping, files, where, Path(scratch), earlier, again)
+            build.look_through()
             build.compile()
             order = dependency_order(list(mapping.tables))
             for table in order:
                 build.stage(table)
-            _check_stated(build)
+            check_contents(build)
             needed = [build.mark(table) for table in order]
             if any(needed):
                 raise Again(set().union(*needed))
@@ -333,7 +285,7 @@ def main() -> None:
     where = str(mapping_path(source))
     hashes = ledger.Hashes(HASHES)
     digests = hashes.digests((file.name, file.path) for file in files)
-    _check_manifests(files, digests)
+    check_files(files, digests)
     present = ledger.present(source, mapping_path(source).read_bytes(), mapping, files, digests)
     limits = [params.max_quarantined_row_share, params.max_quarantined_amount_share]
     old = read_json(OUT / "ledger.json") if (OUT / "ledger.json").is_file() else {}

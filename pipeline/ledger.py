@@ -21,13 +21,19 @@ from pipeline.fingerprint import sha256
 from pipeline.raw import RawFile
 from pipeline.stage import write_json
 
-ROOM = ("tables.py", "mapping.py", "layout.py", "expressions.py", "staging.py", "reconcile.py")
+ROOM = ("tables.py", "mapping.py", "layout.py", "expressions.py", "casting.py", "staging.py", "reconcile.py")
 STAGE = (
+    "manifests.py",
+    "packed.py",
+    "confined.py",
     "raw.py",
+    "lines.py",
+    "pieces.py",
     "reading.py",
     "sheets.py",
     "carried.py",
     "earlier.py",
+    "quarantine.py",
     "build.py",
     "fingerprint.py",
     "ledger.py",

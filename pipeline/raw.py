@@ -10,39 +10,30 @@ from __future__ import annotations
 
 import codecs
 import csv
-import datetime as dt
 import fnmatch
-import gzip
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from features.errors import DataRefused, Problem
 from features.expressions import quote
 from features.layout import expanded, split_payments
 from features.mapping import Format, Mapping, is_glob
+from pipeline.manifests import Delivery, read_manifest
+from pipeline.packed import is_array, open_bytes
 from pipeline.sheets import sheet_rows
 
 RAW = Path("data/raw")
 HEAD = 1 << 18  # bytes that hold any header
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """A folder with a manifest, or the undated rest: its name, the last day that it covers, what it states of files."""
-
-    name: str
-    delivered_on: dt.date | None = None
-    complete: bool = True
-    files: dict[str, dict[str, Any]] | None = None
+PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
 
 @dataclass(frozen=True)
@@ -53,21 +44,6 @@ class RawFile:
     inner: str
     path: Path
     delivery: Delivery
-
-
-def _manifest(path: Path, name: str) -> Delivery:
-    """Read a delivery's manifest, or refuse it."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        on = dt.date.fromisoformat(raw["delivered_on"]) if raw.get("delivered_on") else None
-        return Delivery(name, on, bool(raw.get("complete", True)), dict(raw.get("files") or {}))
-    except (ValueError, AttributeError, TypeError) as error:
-        found = f"{type(error).__name__}: {str(error)[:100]}"
-        raise DataRefused(
-            Problem(
-                f"{name or '.'}/manifest.json", "JSON with delivered_on (a date) and files", found, "Deliver it again."
-            )
-        ) from None
 
 
 def _walk(top: Path, place: str) -> list[RawFile]:
@@ -119,7 +95,7 @@ def list_files(source: str) -> list[RawFile]:
     found = _walk(root.resolve(), str(root))
     manifests = [file for file in found if file.inner == "manifest.json"]
     deliveries = {
-        str(PurePosixPath(file.name).parent): _manifest(file.path, str(PurePosixPath(file.name).parent))
+        str(PurePosixPath(file.name).parent): read_manifest(file.path, str(PurePosixPath(file.name).parent))
         for file in manifests
     }
     placed = []
@@ -153,31 +129,34 @@ def select_files(files: list[RawFile], patterns: Iterable[str]) -> list[RawFile]
     return [file for file in files if any(_matches(file.inner, glob) or _matches(file.name, glob) for glob in wanted)]
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """Open a file, gzip or zstd undone."""
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.name.endswith((".zst", ".zstd")):
-        import pyarrow as pa
-
-        return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-    return path.open("rb")
-
-
 def _decoded(data: bytes, form: Format, place: str) -> str:
     """Decode the head of a file, or refuse its encoding."""
+    kind = next((kind for magic, kind in PACKED.items() if data.startswith(magic)), None)
+    if kind:
+        raise DataRefused(Problem(place, f"text in {form.encoding}", f"a {kind} archive", "Name it so, or unpack it."))
     try:
-        decoder = codecs.getincrementaldecoder("utf-8-sig" if _is_utf8(form) else form.encoding)()
+        decoder = codecs.getincrementaldecoder("utf-8-sig" if is_utf8(form) else form.encoding)()
         return decoder.decode(data)
-    except (UnicodeDecodeError, LookupError) as error:
-        found = "bytes that are not" if isinstance(error, UnicodeDecodeError) else "a name that Python does not know"
+    except (UnicodeError, LookupError) as error:
+        found = "a name that Python does not know" if isinstance(error, LookupError) else "bytes that are not"
+        if isinstance(error, UnicodeDecodeError):
+            found += f", first in line {data[: error.start].count(10) + 1} (byte {error.start + 1:,})"
         raise DataRefused(
             Problem(place, f"text in {form.encoding}", found, "State the file's `encoding` under `format`.")
         ) from None
 
 
-def _is_utf8(form: Format) -> bool:
+def is_utf8(form: Format) -> bool:
+    """Tell whether the engine can read a file's encoding."""
     return form.encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig", "ascii")
+
+
+def unreadable(place: str, form: Format, error: Exception) -> DataRefused:
+    """Return the refusal of what the engine cannot read, with the line where it says one, and no text of the file."""
+    line = re.search(r"\bline (\d+)", str(error).split("LINE 1:")[0])
+    found = f"{type(error).__name__}{f' near line {line[1]}' if line else ''}"
+    kind = form.type if form.type != "csv" else f"csv in {form.encoding}"
+    return DataRefused(Problem(place, f"readable as {kind}", found, "Correct `format`, or deliver it again."))
 
 
 def unique_names(names: list[str]) -> list[str]:
@@ -197,6 +176,18 @@ def unique_names(names: list[str]) -> list[str]:
 
 def read_head(file: RawFile, form: Format) -> tuple[list[str], bool, bool]:
     """Return (column names, whether the line ends are CR alone, whether a row follows) of a csv or arff file."""
+    names, cr_only, follows = _head(file, form)
+    return unique_names(names), cr_only, follows
+
+
+def repeated(file: RawFile, form: Format) -> set[str]:
+    """Return the names, in lower case, that the header of a csv file gives to several columns."""
+    names = [name.strip().lower() for name in _head(file, form)[0]] if form.type == "csv" and form.header else []
+    return {name for name in names if name and names.count(name) > 1}
+
+
+def _head(file: RawFile, form: Format) -> tuple[list[str], bool, bool]:
+    """Return what `read_head` does, the names as they are given."""
     with open_bytes(file.path) as stream:
         data = stream.read(HEAD)
     text = _decoded(data, form, file.name)
@@ -205,7 +196,7 @@ def read_head(file: RawFile, form: Format) -> tuple[list[str], bool, bool]:
     if form.type == "arff":
         names = re.findall(r"(?im)^\s*@attribute\s+('[^']*'|\"[^\"]*\"|\S+)", text)
         body = re.split(r"(?im)^\s*@data\s*$", text, maxsplit=1)
-        return unique_names([name.strip("'\"") for name in names]), cr_only, len(body) == 2 and bool(body[1].strip())
+        return [name.strip("'\"") for name in names], cr_only, len(body) == 2 and bool(body[1].strip())
     for _ in range(form.skip):
         lines.readline()
     quoting = {"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE, "quotechar": None}
@@ -215,9 +206,16 @@ def read_head(file: RawFile, form: Format) -> tuple[list[str], bool, bool]:
         if single
         else (line.rstrip("\n").split(form.delimiter) for line in lines)
     )
-    first = next(rows, [])
-    names = unique_names(first if form.header else form.names or [""] * len(first))
-    return names, cr_only, (next(rows, None) is not None) or (not form.header and bool(first))
+    first: list[str] = []
+    with suppress(csv.Error):  # a text of more than 128 KiB, as after a quotation that is not closed: the engine tells
+        first = next(rows, [])
+        return _names(first, form), cr_only, next(rows, None) is not None or (not form.header and bool(first))
+    return _names(first, form), cr_only, True
+
+
+def _names(first: list[str], form: Format) -> list[str]:
+    """Return the column names as they are given, from a file's first row."""
+    return first if form.header else form.names or [""] * len(first)
 
 
 class RawReader:
@@ -228,6 +226,7 @@ class RawReader:
         self.ids: dict[str, int] = {}
         self.files: list[RawFile] = []
         self.paths: dict[str, int] = {}
+        self.anew: set[str] = set()  # files with several kinds of line ends: written anew with one
         self.headers: dict[str, dict[str, list[list[str]]]] = {}  # file -> format -> (column, type), in their order
 
     def register(self, file: RawFile) -> int:
@@ -260,8 +259,18 @@ class RawReader:
             return dict.fromkeys(read_head(file, form)[0], "VARCHAR")
         if form.type == "xlsx":
             return dict.fromkeys(unique_names(next(iter(sheet_rows(file.path, file.name, form)), [])), "VARCHAR")
+        import duckdb
+
         scan = self._scan([file.path], form, {})
-        rows = self.connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()
+        try:
+            rows = self.connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as error:
+            raise unreadable(file.name, form, error) from error
+        if form.type == "jsonl" and [row[0] for row in rows] == ["json"]:  # what the engine calls a column of anything
+            must = "records that are all JSON objects"
+            raise DataRefused(Problem(file.name, must, "another kind of value", "Deliver it again."))
         return {row[0]: "VARCHAR" if form.type == "jsonl" else row[1] for row in rows}
 
     def _rewritten(self, file: RawFile, form: Format) -> tuple[Path, Format]:
@@ -281,9 +290,10 @@ class RawReader:
                         break
                 sink.writelines(line for line in stream if not line.lstrip().startswith(b"%"))
             return target, Format(quote="'", header=False)
-        if form.type != "csv" or (_is_utf8(form) and not read_head(file, form)[1]):
+        anew = file.name in self.anew
+        if form.type != "csv" or (is_utf8(form) and not anew and not read_head(file, form)[1]):
             return file.path, form
-        encoding = "utf-8-sig" if _is_utf8(form) else form.encoding
+        encoding = "utf-8-sig" if is_utf8(form) else form.encoding
         try:
             with (
                 open_bytes(file.path) as stream,
@@ -291,7 +301,7 @@ class RawReader:
                 target.open("w", encoding="utf-8", newline="\n") as out,
             ):
                 shutil.copyfileobj(text, out, 1 << 20)
-        except UnicodeDecodeError:
+        except UnicodeError:
             raise DataRefused(
                 Problem(file.name, f"text in {form.encoding}", "bytes that are not", "State the file's `encoding`.")
             ) from None
@@ -340,22 +350,6 @@ class RawReader:
                 f"SELECT *, CAST([{numbers}][{at}] AS INTEGER) AS __file, [{dates}][{at}] AS __delivered_on FROM {scan}"
             )
         return " UNION ALL BY NAME ".join(selects)
-
-
-def lines_above(file: RawFile | None, form: Format) -> int:
-    """Return how many lines stand above the first row of a file, or, without it, of the text that the engine reads."""
-    if form.type == "arff" and file is not None:
-        with open_bytes(file.path) as stream:
-            return next((count for count, line in enumerate(stream, 1) if line.strip().lower() == b"@data"), 0)
-    if form.type == "csv" or (form.type == "xlsx" and file is not None):
-        return form.skip + int(form.header)
-    return int(form.type == "xlsx")
-
-
-def is_array(path: Path) -> bool:
-    """Tell whether a JSON file is one array of records rather than a record a line."""
-    with open_bytes(path) as stream:
-        return stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
 
 def laid_out(mapping: Mapping) -> Mapping:

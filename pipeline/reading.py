@@ -9,9 +9,8 @@ from its text to typed, checked rows in one pass; files that are joined or read 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -22,47 +21,10 @@ from features.mapping import Block, Format, Mapping
 from features.reconcile import BROKEN, KEPT, LEFT_OUT, staged
 from features.staging import Relation, Stage, Staged, output_columns
 from pipeline.earlier import Earlier, Rebuild
-from pipeline.raw import RawFile, RawReader, lines_above, read_head, select_files
-
-
-@dataclass
-class Raw:
-    """One reading of some files: its relation in the engine and the lines that could not be split into columns."""
-
-    relation: Relation
-    files: list[RawFile]  # those to read
-    form: Format
-    streamed: bool = False  # straight from text to staged rows, its text not held
-    loaded: bool = False
-    rows: int = 0
-    rejected: list[tuple[int, int, str]] = field(default_factory=list)  # file number, row below the header, text
-
-
-@dataclass
-class Piece:
-    """One compiled block (or one entry of its `repeat`): its number in the table, and what it reads."""
-
-    table: str
-    block: int
-    number: int
-    raw: Raw
-    query: Staged
-    joined: list[Raw]
-
-
-def engine(memory_limit: str, scratch: Path, folders: list[Path]) -> duckdb.DuckDBPyConnection:
-    """Return an engine confined to `folders`: no network, no extension, no other file, settings locked."""
-    connection = duckdb.connect()
-    allowed = ", ".join(quote(f"{folder.resolve()}/") for folder in [scratch, *folders])
-    for setting in (
-        "SET threads = 2", f"SET memory_limit = {quote(memory_limit)}", f"SET temp_directory = {quote(str(scratch))}",
-        "SET autoinstall_known_extensions = false", "SET autoload_known_extensions = false", "SET TimeZone = 'UTC'",
-        "SET preserve_insertion_order = true", f"SET allowed_directories = [{allowed}]",
-        "SET disabled_optimizers = 'common_subexpressions'",  # it hoists a failing cast out of the TRY around it
-        "SET enable_external_access = false", "SET lock_configuration = true",
-    ):  # fmt: skip
-        connection.execute(setting)
-    return connection
+from pipeline.lines import lines_above
+from pipeline.packed import look_through
+from pipeline.pieces import REJECTS, TEXTS, UNQUOTED, Piece, Raw, Reject, header_faults, swallows
+from pipeline.raw import RawFile, RawReader, is_utf8, read_head, select_files, unreadable
 
 
 def dependency_order(tables: list[str]) -> list[str]:
@@ -94,6 +56,7 @@ class Reading:
         self.pieces: list[Piece] = []
         self.absent: dict[tuple[str, int], dict[str, int]] = {}  # (table, block) -> column -> files without it
         self.delivered: dict[tuple[str, int], int] = {}  # (table, block) -> files
+        self.clean: set[str] = set()  # files of text in which no NUL and no byte order mark was found
         self.dated = any(file.delivery.delivered_on for file in files)
         self._number_files()
 
@@ -116,6 +79,16 @@ class Reading:
                 for rank, file, home, month, fresh, once in rows
             )
             self.connection.execute(f"INSERT INTO files VALUES {listed}")
+
+    def look_through(self) -> None:
+        """Read the new files of text once as bytes: packed ones must be whole, and oddities change what is checked."""
+        blocks = [block for table in self.mapping.tables.values() for block in table]
+        readings = [(part.files, part.format) for block in blocks for part in (block, *block.joins)]
+        read = [select_files(self.files, files) for files, form in readings if form.type in TEXTS]
+        for file in {file.name: file for files in read for file in files}.values():
+            wanted = file.name in self.new or file.name in self.again
+            if wanted and file.path.stat().st_size and not look_through(file.path):
+                self.clean.add(file.name)
 
     def _shapes(self, files: list[RawFile], form: Format) -> tuple[tuple[tuple[int, ...], tuple[str, ...]], ...]:
         """Return the numbers of the files by their columns, in the files' order."""
@@ -182,7 +155,8 @@ class Reading:
         key = repr((sorted(file.name for file in files), form))
         if key not in self.raws:
             texts = Texts(form.decimal, form.thousands, tuple(form.dates), form.strip)
-            relation = Relation(f"raw_{len(self.raws)}", types, texts, self._shapes(files, form))
+            plain = form.type == "csv" and is_utf8(form) and all(file.name in self.clean for file in files)
+            relation = Relation(f"raw_{len(self.raws)}", types, texts, self._shapes(files, form), odd=not plain)
             columns = ", ".join(f"{name(column)} {kind}" for column, kind in types.items())
             self.connection.execute(
                 f"CREATE TEMP TABLE {relation.name} ({columns}, __file INTEGER, __delivered_on DATE, __row BIGINT)"
@@ -204,17 +178,16 @@ class Reading:
                     block.files, block.format, place, missing, said=block.model_dump_json(exclude={"files"}).lower()
                 )
                 self.absent[table, number], self.delivered[table, number] = absent, count
-                if raw is None:
-                    continue
                 joined = {
                     join.alias: self._raw(join.files, join.format, f"{place}.joins.{join.alias}", missing, whole=True)[
                         0
                     ]
                     for join in block.joins
                 }
-                if None in joined.values():
+                if raw is None or None in joined.values():
                     continue
                 relations = {"row": raw.relation, **{alias: other.relation for alias, other in joined.items() if other}}
+                missing += header_faults(self.reader, self.mapping.contract(table), parts, raw, self.new)
                 faults: list[Problem] = []
                 for entry, part in enumerate(parts):
                     query = self._stage(table, part, place, relations)
@@ -253,39 +226,60 @@ class Reading:
         )
         return f"SELECT {columns}, __file, __delivered_on FROM ({self.reader.query(files, raw.form)})"
 
-    @contextmanager
-    def _reading(self, raw: Raw) -> Iterator[None]:
-        """Turn what the engine cannot read into a refusal, and note the lines that do not split into columns."""
+    def _take(self, raw: Raw, statement: Callable[[], str]) -> None:
+        """Run a statement that reads a block's files, and note the lines that do not split into columns.
+
+        Files of which the engine cannot make out the line ends (several kinds in one file) are written anew and read
+        once more. Refuses (exit code 2) what it cannot read then, and a quotation that swallows rows.
+        """
+        names = [file.name for file in raw.files]
         try:
-            yield
+            try:
+                self.connection.execute(statement())
+            except duckdb.InvalidInputException:
+                if raw.form.type != "csv" or self.reader.anew.issuperset(names):
+                    raise
+                self.reader.anew.update(names)
+                self._rejects()
+                self.connection.execute(statement())
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
-            kind = type(error).__name__
-            names = ", ".join(file.name for file in raw.files[:3])
-            raise DataRefused(
-                Problem(
-                    names, f"readable as {raw.form.type} in {raw.form.encoding}", kind, "Correct `format` or the file."
-                )
-            ) from error
+            raise unreadable(", ".join(names[:3]), raw.form, error) from error
         raw.loaded = True
-        if self._count("duckdb_tables() WHERE table_name = 'reject_errors'"):
-            rows = self.connection.execute(
-                "SELECT s.file_path, e.line, min(e.csv_line) FROM reject_errors e "
-                "JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"
-            ).fetchall()
-            above = lines_above(None, raw.form)
-            raw.rejected = [(self.reader.paths[path], line - above, text or "") for path, line, text in rows]
-            self.connection.execute("DELETE FROM reject_errors")
-            self.connection.execute("DELETE FROM reject_scans")
+        above, problems = lines_above(None, raw.form), []
+        for path, line, text, kind in self._rejects():
+            number = self.reader.paths[path]
+            raw.rejected.append(Reject(number, line - above, text or "", REJECTS.get(kind, "columns")))
+            if kind == UNQUOTED and swallows(text or "", raw, self.reader.header(self.reader.files[number], raw.form)):
+                problems.append(
+                    Problem(
+                        f"{self.reader.files[number].name}, line {line}", "a quotation that is closed",
+                        f"one that goes on over {(text or '').count(chr(10)):,} lines",
+                        "Correct the file, or `quote` under `format` (an empty text where nothing is quoted).",
+                    )
+                )  # fmt: skip
+        if problems:
+            raise DataRefused(problems)
+
+    def _rejects(self) -> list[tuple[str, int, str, str]]:
+        """Return (path, line, text, kind) of the lines that the engine could not split since last asked."""
+        if not self._count("duckdb_tables() WHERE table_name = 'reject_errors'"):
+            return []
+        rows = self.connection.execute(
+            "SELECT s.file_path, e.line, min(e.csv_line), min(CAST(e.error_type AS VARCHAR)) FROM reject_errors e "
+            "JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+        self.connection.execute("DELETE FROM reject_errors")
+        self.connection.execute("DELETE FROM reject_scans")
+        return rows
 
     def load(self, raw: Raw) -> None:
         """Hold a block's files in the engine as text; lines that do not split into the columns are kept as rejected."""
         if raw.loaded or raw.streamed:
             return
         held, relation = f"{raw.relation.name}_held", raw.relation.name
-        with self._reading(raw):
-            self.connection.execute(f"CREATE TEMP TABLE {held} AS {self.text_of(raw, raw.files)}")
+        self._take(raw, lambda: f"CREATE TEMP TABLE {held} AS {self.text_of(raw, raw.files)}")
         self.connection.execute(f"DROP TABLE {relation}")
         self.connection.execute(f"CREATE TEMP VIEW {relation} AS SELECT *, rowid AS __row FROM {held}")
         raw.rows = self._count(held)
@@ -293,6 +287,14 @@ class Reading:
     def _count(self, relation: str) -> int:
         """Return how many rows a relation has."""
         return int(self.connection.execute(f"SELECT count(*) FROM {relation}").fetchone()[0])
+
+    def _streaming(self, raw: Raw, fill: str) -> str:
+        """Return `fill`, the view that it reads laid over the files' text."""
+        text = self.text_of(raw, raw.files)
+        self.connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW {raw.relation.name} AS SELECT *, CAST(NULL AS BIGINT) AS __row FROM ({text})"
+        )
+        return fill
 
     def stage(self, table: str) -> None:
         """Fill a table's staged rows from its pieces, each row with where it came from and whether it is whole."""
@@ -319,14 +321,8 @@ class Reading:
                 f"{', _n' if count else ''}, {number} FROM ({piece.query.sql})"
             )
             if raw.streamed:
-                relation = raw.relation.name
-                text = self.text_of(raw, raw.files)
-                self.connection.execute(f"DROP TABLE {relation}")
-                self.connection.execute(
-                    f"CREATE TEMP VIEW {relation} AS SELECT *, CAST(NULL AS BIGINT) AS __row FROM ({text})"
-                )
-                with self._reading(raw):
-                    self.connection.execute(fill)
+                self.connection.execute(f"DROP TABLE {raw.relation.name}")
+                self._take(raw, partial(self._streaming, raw, fill))
                 raw.rows = self._count(f"{staged(table)} WHERE _piece = {number}")
                 first = f"SELECT {number}, _file, min(rowid) FROM {staged(table)} WHERE _piece = {number} GROUP BY ALL"
             else:

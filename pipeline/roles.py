@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pipeline.looks import Column, quoted
-from pipeline.raw import RawFile, open_bytes, select_files
+from pipeline.packed import open_bytes
+from pipeline.raw import RawFile, select_files
 from pipeline.sniff import Sniffed, sniff, sniff_sheets
 from pipeline.words import BAD, GOOD, ID_END, LINE_WORDS, LINES, OUTCOMES
 

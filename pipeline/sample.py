@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 from features.errors import DataRefused, Problem
 from features.mapping import Format
-from pipeline.raw import RawFile, is_array, open_bytes
+from pipeline.packed import is_array, open_bytes
+from pipeline.raw import RawFile
 
 MOST = 1 << 25  # bytes of a JSON array that are looked at
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +13,16 @@ from features.mapping import Format
 
 
 def sheet_rows(path: Path, called: str, form: Format) -> Iterator[list[str]]:
-    """Yield the rows of a sheet as text: dates in ISO, numbers as Python writes them, nothing for empty cells."""
+    """Yield the rows of a sheet as text: dates in ISO, numbers as Python writes them, nothing for empty cells.
+
+    Refuses (exit code 2) what is no workbook, a torn one, and one without the sheet.
+    """
     import openpyxl
 
+    broken = (zipfile.BadZipFile, zlib.error, EOFError, SyntaxError, KeyError, ValueError)
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, openpyxl.utils.exceptions.InvalidFileException):
+    except (*broken, openpyxl.utils.exceptions.InvalidFileException):
         raise DataRefused(Problem(called, "an xlsx workbook", "other bytes", "Correct `format.type`.")) from None
     try:
         if form.sheet and form.sheet not in book.sheetnames:
@@ -28,7 +33,7 @@ def sheet_rows(path: Path, called: str, form: Format) -> Iterator[list[str]]:
         sheet = book[form.sheet] if form.sheet else book.worksheets[0]
         width = 0
         for row in sheet.iter_rows(min_row=form.skip + 1, values_only=True):
-            cells = [_cell(value) for value in row]
+            cells = [_cell(value, form.decimal) for value in row]
             if not width:
                 width = len(cells) if form.header else len(form.names) or len(cells)
                 if not form.header:
@@ -36,14 +41,16 @@ def sheet_rows(path: Path, called: str, form: Format) -> Iterator[list[str]]:
             while len(cells) > width and not cells[-1]:
                 cells.pop()
             yield [*cells, *[""] * (width - len(cells))]
+    except broken:
+        raise DataRefused(Problem(called, "a whole xlsx workbook", "a torn one", "Deliver it again.")) from None
     finally:
         book.close()
 
 
-def _cell(value: object) -> str:
-    """Return a cell's value as text."""
+def _cell(value: object, decimal: str) -> str:
+    """Return a cell's value as text, numbers with the decimal mark of its format."""
     if value is None:
         return ""
     if isinstance(value, dt.datetime):
         return value.date().isoformat() if value.time() == dt.time() else value.isoformat(sep=" ")
-    return str(value)
+    return str(value).replace(".", decimal) if isinstance(value, float) else str(value)

@@ -27,7 +27,8 @@ from pipeline.looks import (
     number_marks,
     signs_of,
 )  # fmt: skip
-from pipeline.raw import RawFile, is_array, open_bytes, read_head, unique_names
+from pipeline.packed import is_array, open_bytes
+from pipeline.raw import RawFile, read_head, unique_names
 from pipeline.sample import records_of
 from pipeline.sheets import sheet_rows
 

@@ -311,3 +311,48 @@ def test_a_run_has_ingest_look_behind_linked_folders_which_dvc_does_not(room, mo
     asked.clear()
     run._reproduce()
     assert asked == [("repro", "--force", "--single-item", "ingest"), ("repro",)]
+
+
+def built_anew(monkeypatch) -> int:
+    """Ingest; return how often all was built from scratch, by an ingest that was to add."""
+    built = []
+    real = ingest.fresh
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "fresh", lambda folder: built.append(1) or real(folder))
+        ingest.main()
+    return len(built)
+
+
+RATES = """    joins:
+      - {files: "rates*.csv", as: r, kind: asof, on: row.id = r.who, at: day, dated: r.on_day}
+"""
+
+
+@pytest.mark.parametrize("what", ["a joined file", "another type", "a customer without a row"])
+def test_what_cannot_be_added_is_built_from_scratch_with_the_same_bytes(what, room, monkeypatch):
+    """The three cases that ingest.py names."""
+    first(["a,1,2021-01-05,1,2021-01-06", "b,2,2021-01-05,1,2021-01-06", BAD])
+    if what == "a joined file":
+        text = MAPPING.replace(
+            "amount: value, known_on: seen}\n", "amount: value, known_on: seen, category: r.rate}\n" + RATES
+        )
+        Path("data/sources/shop.yaml").write_text(text)
+        put("2021-01/rates.csv", "who,on_day,rate\n1,2021-01-01,low\n")
+    if what == "another type":
+        text = MAPPING.replace('"moves*.csv"', '"moves*.parquet"\n    format: {type: parquet}')
+        Path("data/sources/shop.yaml").write_text(text)
+        values = "('a', '1', DATE '2021-01-05', 1::{}, DATE '2021-01-06')) t(no, id, day, value, seen)"
+        write = "COPY (FROM (VALUES " + values + ") TO '{}' (FORMAT parquet)"
+        duckdb.execute(write.format("INTEGER", "data/raw/shop/2021-01/moves.parquet"))
+    ingest.main()
+    put("2021-02/manifest.json", json.dumps({"delivered_on": "2021-02-28"}))
+    if what == "a joined file":
+        put("2021-02/rates.csv", "who,on_day,rate\n1,2021-01-03,high\n")
+    elif what == "another type":
+        duckdb.execute(write.format("DOUBLE", "data/raw/shop/2021-02/moves.parquet"))
+    else:
+        put("2021-02/people.csv", "id,town,seen\n1,elsewhere,2021-01-01\n")
+    assert built_anew(monkeypatch) == 1
+    if what == "a joined file":
+        assert ask("SELECT category FROM transactions ORDER BY transaction_id") == [("high",), (None,)]
+    assert tree() == from_scratch()
