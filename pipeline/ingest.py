@@ -35,6 +35,7 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 OUT = Path("data/ingest")
 SOURCES = Path("data/sources")
 HASHES = Path(".run/hashes.json")  # no output: what spares the hashing of files that nobody touched
+MOST_YEARS, FEW = 10, 0.001  # so few rows, so long after all others, do not make a date
 STATES = ("read", "kept", "quarantined", "deduplicated", "left_out")
 
 
@@ -311,11 +312,32 @@ def main() -> None:
             write_json(OUT / "overrides" / f"{stage}.json", overrides(source).get(stage) or {})
 
 
+def _check_newest(quality: dict[str, Any]) -> None:
+    """Refuse (exit code 2) `as_of: latest` where a few rows alone, dated long after all others, would decide it."""
+    kept: dict[str, int] = {}
+    for account in quality.values():
+        for month, counts in account["months"].items():
+            if counts["kept"] and month != "unknown":
+                kept[month] = kept.get(month, 0) + counts["kept"]
+    months = sorted(kept)
+    after = 0
+    for before, month in zip(months[-2::-1], months[:0:-1], strict=True):
+        after += kept[month]
+        if int(month[:4]) - int(before[:4]) > MOST_YEARS and after <= FEW * sum(kept.values()):
+            raise DataRefused(
+                Problem("as_of: latest", f"decided by rows within {MOST_YEARS} years of others",
+                        f"{after:,} rows known in {month} or later, and the newest before them in {before}",
+                        "Correct their dates, or state `as_of`.")
+            )  # fmt: skip
+
+
 def _write_dates(mapping: Mapping, files: list[RawFile]) -> None:
     """Write as_of.json: the run's date, where it comes from, and the source's currency."""
     asked = resolved_as_of()
     newest_known = read_json(OUT / "quality.json")["newest_known_on"]
     found, delivery = latest(mapping, files, newest_known)
+    if asked == "latest" and not mapping.as_of and not delivery:
+        _check_newest(read_json(OUT / "quality.json")["tables"])
     as_of = found if asked == "latest" else dt.date.fromisoformat(asked)
     write_json(
         OUT / "as_of.json",

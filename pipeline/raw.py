@@ -261,7 +261,7 @@ class RawReader:
             return dict.fromkeys(unique_names(next(iter(sheet_rows(file.path, file.name, form)), [])), "VARCHAR")
         import duckdb
 
-        scan = self._scan([file.path], form, {})
+        scan = self._scan([self._path(file)], form, {})
         try:
             rows = self.connection.execute(f"DESCRIBE SELECT * FROM {scan}").fetchall()
         except duckdb.OutOfMemoryException:
@@ -272,6 +272,15 @@ class RawReader:
             must = "records that are all JSON objects"
             raise DataRefused(Problem(file.name, must, "another kind of value", "Deliver it again."))
         return {row[0]: "VARCHAR" if form.type == "jsonl" else row[1] for row in rows}
+
+    def _path(self, file: RawFile) -> Path:
+        """Return where the engine finds a file: a link where its path would be taken for a pattern of several."""
+        if not re.search(r"[*?\[]", str(file.path)):
+            return file.path
+        link = self.scratch / f"{self.register(file)}-{re.sub(r'[*?]|[^ -~]|[][]', '_', file.path.name)}"
+        if not link.is_symlink():
+            link.symlink_to(file.path.resolve())
+        return link
 
     def _rewritten(self, file: RawFile, form: Format) -> tuple[Path, Format]:
         """Return the file as the engine can read it: itself, or a UTF-8 csv in the scratch folder."""
@@ -292,7 +301,7 @@ class RawReader:
             return target, Format(quote="'", header=False)
         anew = file.name in self.anew
         if form.type != "csv" or (is_utf8(form) and not anew and not read_head(file, form)[1]):
-            return file.path, form
+            return self._path(file), form
         encoding = "utf-8-sig" if is_utf8(form) else form.encoding
         try:
             with (

@@ -7,9 +7,31 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from features.errors import DataRefused, Problem
 from features.mapping import Format
+
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, SyntaxError, KeyError, ValueError)
+
+
+def _opened(path: Path, called: str) -> Any:
+    """Open a workbook to be read row by row, or refuse (exit code 2) what is none."""
+    import openpyxl
+
+    try:
+        return openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (*BROKEN, openpyxl.utils.exceptions.InvalidFileException):
+        raise DataRefused(Problem(called, "an xlsx workbook", "other bytes", "Correct `format.type`.")) from None
+
+
+def sheet_names(path: Path, called: str) -> list[str]:
+    """Return the names of a workbook's sheets."""
+    book = _opened(path, called)
+    try:
+        return list(book.sheetnames)
+    finally:
+        book.close()
 
 
 def sheet_rows(path: Path, called: str, form: Format) -> Iterator[list[str]]:
@@ -17,13 +39,7 @@ def sheet_rows(path: Path, called: str, form: Format) -> Iterator[list[str]]:
 
     Refuses (exit code 2) what is no workbook, a torn one, and one without the sheet.
     """
-    import openpyxl
-
-    broken = (zipfile.BadZipFile, zlib.error, EOFError, SyntaxError, KeyError, ValueError)
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (*broken, openpyxl.utils.exceptions.InvalidFileException):
-        raise DataRefused(Problem(called, "an xlsx workbook", "other bytes", "Correct `format.type`.")) from None
+    book = _opened(path, called)
     try:
         if form.sheet and form.sheet not in book.sheetnames:
             must = f"a workbook with the sheet {form.sheet}"
@@ -41,7 +57,7 @@ def sheet_rows(path: Path, called: str, form: Format) -> Iterator[list[str]]:
             while len(cells) > width and not cells[-1]:
                 cells.pop()
             yield [*cells, *[""] * (width - len(cells))]
-    except broken:
+    except BROKEN:
         raise DataRefused(Problem(called, "a whole xlsx workbook", "a torn one", "Deliver it again.")) from None
     finally:
         book.close()

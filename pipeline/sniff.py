@@ -30,7 +30,7 @@ from pipeline.looks import (
 from pipeline.packed import is_array, open_bytes
 from pipeline.raw import RawFile, read_head, unique_names
 from pipeline.sample import records_of
-from pipeline.sheets import sheet_rows
+from pipeline.sheets import sheet_names, sheet_rows
 
 HEAD = 1 << 19  # bytes
 PIECE = 1 << 18  # bytes from the middle and from the end: many files are ordered by their outcome
@@ -225,13 +225,8 @@ def _arff(file: RawFile) -> tuple[list[str], list[list[str]], bool]:
 
 def sniff_sheets(file: RawFile) -> list[Sniffed]:
     """Return what each sheet of a workbook seems to be; its header is the first row that is as wide as most."""
-    import openpyxl
-
-    book = openpyxl.load_workbook(file.path, read_only=True)
-    names = list(book.sheetnames)
-    book.close()
     found = []
-    for place, title in enumerate(names):
+    for place, title in enumerate(sheet_names(file.path, file.name)):
         lines = list(
             itertools.islice(
                 sheet_rows(file.path, file.name, Format(type="xlsx", sheet=title, header=False)), 1, ROWS + 20

@@ -225,7 +225,7 @@ def test_every_format_is_drafted(room):
         (Path("data/raw/mine") / name).unlink()
 
 
-@pytest.mark.parametrize("files", [{}, {"a.pdf": "x"}, {"a.csv": ""}, {"a.csv": "x,y\n1,2\n3,4\n"}])
+@pytest.mark.parametrize("files", [{}, {"a.pdf": "x"}, {"a.xlsx": "PK"}, {"a.csv": ""}, {"a.csv": "x,y\n1,2\n3,4\n"}])
 def test_nothing_to_draft_is_refused(room, files):
     for name, text in files.items():
         put(name, text)

@@ -320,3 +320,26 @@ def test_a_checksum_that_differs_is_a_matter_of_integrity(tmp_path):
     put("m.csv.gz", TORN["a gzip file with another checksum"][1], str(tmp_path))
     with pytest.raises(IntegrityRefused):
         packed.look_through(tmp_path / "m.csv.gz")
+
+
+def test_a_file_s_name_is_no_pattern(room):
+    """A name with signs that stand for others is that one file, not every file that it would match."""
+    Path("data/raw/shop/moves.csv").rename("data/raw/shop/moves*[x]?.csv")
+    put("moves-x-.csv", HEAD + "z,1,2021-01-05,1,2021-01-05\n")
+    ingest.main()
+    assert len(kept()) == len(ROWS) + 1
+    put("moves*[x]?.csv", MOVES + "bad,1,2021-01-05,x,2021-01-05\n")
+    ingest.main()
+    parts = "SELECT file, line FROM 'data/ingest/quarantine/transactions.parquet'"
+    assert duckdb.execute(parts).fetchall() == [("moves*[x]?.csv", len(ROWS) + 2)]
+
+
+def test_a_few_rows_of_a_far_future_do_not_make_the_date():
+    def quality(months: dict[str, int]) -> dict:
+        return {"transactions": {"months": {month: {"kept": rows} for month, rows in months.items()}}}
+
+    ingest._check_newest(quality({"1900-01": 5_000, "2020-06": 5_000, "unknown": 3}))  # static rows, then all others
+    ingest._check_newest(quality({"2010-06": 5_000, "2020-06": 1}))
+    for months in ({"2020-06": 5_000, "2098-12": 1}, {"2020-06": 5_000, "2097-12": 1, "2098-12": 1}):
+        with pytest.raises(DataRefused, match="the newest before them in 2020-06"):
+            ingest._check_newest(quality(months))
