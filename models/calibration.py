@@ -2,7 +2,8 @@
 
 The curve is the simplest of Platt (a line), beta (two positive slopes) and isotonic (made strictly increasing) whose
 log loss, in folds by customer, is within one standard error of the best; with few defaults only Platt is tried, its
-slope drawn towards 1.
+slope drawn towards 1. Where the policy states the default rate of a whole cycle, the curve is then moved, by one
+number in log-odds, until its PDs average to that rate on the rows that it was fitted on: ranking and slope stay.
 
 Interval. A customer's true PD differs from that of customers who look alike by what no feature shows and by what the
 model did not learn. No outcome tells how far; how far a second opinion differs does: two models that share neither a
@@ -48,6 +49,7 @@ class CalibrateSettings(BaseModel):
     few_bads: int = Field(100, ge=2)  # below: Platt only; isotonic from three times as many on
     level: float = Field(0.9, gt=0, lt=1)  # of pd_low..pd_high
     seed: int = Field(20260101, ge=0)
+    long_run_default_rate: float | None = Field(None, gt=0, lt=1)  # null: PDs keep the level of the train rows
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,11 @@ class Calibrator:
     low: tuple[float, ...]  # log-odds at the grid
     high: tuple[float, ...]
     level: float
+    anchor: float = 0.0  # log-odds by which curve and interval are moved to the long-run default rate
 
     def log_odds(self, margin: np.ndarray) -> np.ndarray:
         """Return calibrated log-odds, strictly increasing in the margin."""
-        return _log_odds(self.method, self.figures, np.asarray(margin, dtype=float))
+        return _log_odds(self.method, self.figures, np.asarray(margin, dtype=float)) + self.anchor
 
     def pd(self, margin: np.ndarray) -> np.ndarray:
         """Return the probability of default of each margin."""
@@ -75,7 +78,8 @@ class Calibrator:
         middle = self.log_odds(margin)
         grid = np.array(self.grid)
         inside = np.clip(margin, grid[0], grid[-1])
-        moved = middle - self.log_odds(inside)  # beyond the grid the interval keeps its width in log-odds
+        # beyond the grid the interval keeps its width in log-odds
+        moved = middle - self.log_odds(inside) + self.anchor
         low = np.minimum(np.interp(inside, grid, self.low) + moved, middle)
         high = np.maximum(np.interp(inside, grid, self.high) + moved, middle)
         return probability(low), probability(high)
@@ -93,8 +97,13 @@ class Calibrator:
             grid, low, high = (tuple(map(float, record[key])) for key in ("grid", "low", "high"))
             if record["method"] not in METHODS or not len(grid) == len(low) == len(high) >= 1:
                 raise ValueError(record["method"])
-            calibrator = cls(record["method"], figures, grid, low, high, float(record["level"]))
-            if not (np.diff(calibrator.log_odds(np.linspace(-10, 10, 101))) > 0).all():
+            calibrator = cls(
+                record["method"], figures, grid, low, high, float(record["level"]), float(record["anchor"])
+            )
+            if (
+                not np.isfinite(calibrator.anchor)
+                or not (np.diff(calibrator.log_odds(np.linspace(-10, 10, 101))) > 0).all()
+            ):
                 raise ValueError("not increasing")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityRefused(
@@ -145,19 +154,42 @@ def calibrate(
         f"only {bads} defaults: no other is tried" if len(allowed) == 1 else
         "simplest within one standard error of the best log loss"
     )  # fmt: skip
-    calibrator = Calibrator(chosen, figures, tuple(grid), tuple(low), tuple(high), settings.level)
+    anchor = anchor_of(_log_odds(chosen, figures, margin), settings.long_run_default_rate)
+    calibrator = Calibrator(chosen, figures, tuple(grid), tuple(low), tuple(high), settings.level, anchor)
     return Choice(calibrator, tried, why, hidden, level)
 
 
+def anchor_of(log_odds: np.ndarray, rate: float | None) -> float:
+    """Return by how much log-odds must move for their probabilities to average to `rate`; 0 where none is stated.
+
+    A constant in log-odds is what another base rate does to a posterior: Elkan 2001; King and Zeng 2001. It is solved
+    on the rows themselves, so that the mean is met exactly and not only to first order.
+    """
+    from scipy.optimize import brentq
+
+    if rate is None:
+        return 0.0
+    wanted = float(np.log(rate / (1 - rate)))
+    low, high = wanted - float(log_odds.max()), wanted - float(log_odds.min())  # all rows below the rate; all above it
+    if high - low < 1e-12:
+        return low
+    return float(brentq(lambda move: probability(log_odds + move).mean() - rate, low - 1e-9, high + 1e-9, xtol=1e-12))
+
+
 def cross_fitted(
-    margin: np.ndarray, outcome: np.ndarray, customer: np.ndarray, method: Method, seed: int
+    margin: np.ndarray, outcome: np.ndarray, customer: np.ndarray, method: Method, seed: int, rate: float | None = None
 ) -> np.ndarray:
-    """Return a PD for each row from a curve fitted without the row's customer: for honest figures on train rows."""
+    """Return a PD for each row from a curve fitted, and anchored to `rate`, without the row's customer.
+
+    For honest figures on train rows.
+    """
     fold = grouped_folds_of(customer, outcome, 5, seed)
     result = np.empty(len(margin))
     for number in range(5):
-        figures = _fit(method, margin[fold != number], outcome[fold != number])
-        result[fold == number] = probability(_log_odds(method, figures, margin[fold == number]))
+        rest = margin[fold != number]
+        figures = _fit(method, rest, outcome[fold != number])
+        anchor = anchor_of(_log_odds(method, figures, rest), rate)
+        result[fold == number] = probability(_log_odds(method, figures, margin[fold == number]) + anchor)
     return result
 
 

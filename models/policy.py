@@ -75,6 +75,8 @@ class Policy(BaseModel):
     review_months: dict[str, Annotated[int, Field(ge=1, le=24)]]  # by grade
     review_months_urgent: Annotated[int, Field(ge=1, le=24)]  # for every action but keep and raise
     alerts: Thresholds
+    # Share of the population that defaults within the horizon, averaged over a cycle; null: not stated
+    long_run_default_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _never_better_for_worse(self) -> Self:

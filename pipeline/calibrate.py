@@ -1,30 +1,48 @@
 """calibrate: a strictly increasing curve from margins to PDs, and its interval, from out-of-fold margins.
 
-Reads data/train/out_of_fold.parquet, writes data/calibrate: calibrator.json, summary.json.
+Where the lending policy states a long-run default rate, the curve is anchored to it. Reads
+data/train/out_of_fold.parquet and the policy; writes data/calibrate: calibrator.json, summary.json.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
+from pydantic import field_validator
 
 from models.calibration import CalibrateSettings, Choice
 from models.inputs import add_months
 from models.recipe import Judged, calibrated
+from pipeline import lending
 from pipeline.params import Section
 from pipeline.select import read_frame, read_selected
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
 IN = Path("data/train")
 OUT = Path("data/calibrate")
+AS_OF = Path("data/ingest/as_of.json")
 
 
 class Params(CalibrateSettings, Section):
     """Section `calibrate`: how the curve is chosen and how wide its interval is."""
 
     section: ClassVar[str] = "calibrate"
+
+    @field_validator("long_run_default_rate")
+    @classmethod
+    def _stands_in_the_policy(cls, rate: float | None) -> None:
+        if rate is not None:
+            raise ValueError("a number of the lending policy: state long_run_default_rate in decide.policy's file")
+
+
+def in_force(settings: CalibrateSettings) -> CalibrateSettings:
+    """Return the settings with the long-run default rate of the policy that holds on the run's as_of."""
+    as_of = dt.date.fromisoformat(read_json(AS_OF)["as_of"])
+    rate = lending.read_policy(Path(lending.Params.load().policy), as_of).long_run_default_rate
+    return settings.model_copy(update={"long_run_default_rate": rate})
 
 
 def run(frame: pd.DataFrame, horizon_months: int, settings: CalibrateSettings) -> Choice:
@@ -38,7 +56,7 @@ def run(frame: pd.DataFrame, horizon_months: int, settings: CalibrateSettings) -
 
 def main() -> None:
     """Read the out-of-fold margins, fit the curve, write data/calibrate."""
-    settings = Params.load()
+    settings = in_force(Params.load())
     source = read_json(IN / "summary.json")
     record = {"trained": source["trained"], "settings": settings.model_dump(mode="json")}
     if not source["trained"]:
@@ -59,10 +77,15 @@ def main() -> None:
         "log_loss": choice.tried,
         "rows": int(known.sum()),
         "bads": int(frame.loc[known, "outcome"].sum()),
+        "anchor_log_odds": round(choice.calibrator.anchor, 6),
     }
     write_json(OUT / "summary.json", record)
     tried = {name: f"{loss:.5f}" for name, loss in choice.tried.items()}
     say("calibrate", f"{record['method']} ({choice.why})", rows=record["rows"], defaults=record["bads"], **tried)
+    if settings.long_run_default_rate is not None:
+        rate = f"{settings.long_run_default_rate:.4f}, in log-odds by {choice.calibrator.anchor:+.3f}"
+        seen = f"{record['bads'] / record['rows']:.4f}"
+        say("calibrate", "anchored to the policy's long-run default rate", to=rate, train_rows_had=seen)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from features.errors import ConfigurationRefused, Problem
 from models import alerts, policy
@@ -27,7 +26,7 @@ from models.contract import PENDING, REASONS, TableContract, check_table
 from models.grades import NO_GRADE, Scale
 from models.overrides import COLUMNS, Overrides, read_overrides
 from pipeline import params as parameters
-from pipeline.params import Section
+from pipeline.lending import Params, read_policy
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
 SCORES = Path("data/score/scores.parquet")
@@ -43,13 +42,6 @@ FACTS = ("exposure", "credit_limit", "days_past_due", "months_of_history", "mont
          "revenue", "limit_used")  # fmt: skip
 ALERT_TYPES = {"as_of": pa.date32(), "first_seen_on": pa.date32(), "since_before": pa.bool_(), "value": pa.float64(),
                "before": pa.float64(), "threshold": pa.float64()}  # fmt: skip
-
-
-class Params(Section):
-    """Which policy holds; its numbers stand in its file."""
-
-    section: ClassVar[str] = "decide"
-    policy: str = "data/policy/standard.yaml"
 
 
 @dataclass(frozen=True)
@@ -68,19 +60,6 @@ class Given:
 def data_version(ledger: bytes, as_of: str) -> str:
     """Return the version of the data: a hash of the ledger's bytes and the run's as_of."""
     return hashlib.sha256(ledger + b"\n" + as_of.encode()).hexdigest()[:16]
-
-
-def read_policy(path: Path, as_of: dt.date) -> policy.Policy:
-    """Return the numbers in force on `as_of`, or refuse the file (exit code 4)."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationRefused(
-            Problem("params.yaml: decide.policy", "a file", f"no {path}", "Name a file in data/policy.")
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationRefused(Problem(str(path), "YAML", type(error).__name__, "Mend the file.")) from None
-    return policy.Policy.at(document if isinstance(document, dict) else {}, as_of)
 
 
 def read_lines(path: Path) -> pd.DataFrame:

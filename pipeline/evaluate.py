@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import Field
 
 from models import breakdowns, challengers, metrics
-from models.calibration import CalibrateSettings, cross_fitted
+from models.calibration import CalibrateSettings, Method, cross_fitted
 from models.estimator import probability
 from models.inputs import Input, Panel, inputs_from_catalogue
 from models.recipe import Settings, TrainSettings
@@ -146,14 +146,14 @@ def plots(outcome: np.ndarray, pd_: np.ndarray, bins: int) -> dict[str, list[dic
     }
 
 
-def train_predictions(calibrator_method: str) -> pd.DataFrame:
+def train_predictions(method: Method, settings: CalibrateSettings) -> pd.DataFrame:
     """Return the out-of-fold predictions of the train rows, calibrated by curves fitted without the row's customer."""
     frame = read_frame(Path("data/train/out_of_fold.parquet"))
     frame = frame[frame["margin"].notna()].reset_index(drop=True)
     margin, outcome = frame["margin"].to_numpy(), frame["outcome"].to_numpy(dtype=int)
     customer = frame["customer_id"].to_numpy(dtype=object)
     frame["pd_raw"] = probability(margin)
-    frame["pd"] = cross_fitted(margin, outcome, customer, calibrator_method, 0)  # type: ignore[arg-type]
+    frame["pd"] = cross_fitted(margin, outcome, customer, method, 0, settings.long_run_default_rate)
     frame["part"] = "train"
     return frame[list(PREDICTIONS)]
 
@@ -201,7 +201,10 @@ def main() -> None:
     folders = {"calibrator.json": Path("data/calibrate")}
     files = {name: (folders.get(name, Path("data/train")) / name).read_bytes() for name in FILES}
     figures: dict[str, Any] = {"trained": True, "model_sha256": fingerprint(files)}
-    known = train_predictions(calibration["method"])
+    settings = CalibrateSettings.model_validate(calibration["settings"])
+    if settings.long_run_default_rate is not None:  # figures of level compare PDs of a cycle with outcomes of a time
+        figures["long_run_default_rate"] = settings.long_run_default_rate
+    known = train_predictions(calibration["method"], settings)
     of_train = metrics.figures(
         known["outcome"].to_numpy(), known["pd"].to_numpy(), known["customer_id"].to_numpy(dtype=object)
     )

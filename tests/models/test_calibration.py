@@ -10,6 +10,7 @@ from models.calibration import (
     METHODS,
     CalibrateSettings,
     Calibrator,
+    anchor_of,
     calibrate,
     centre_of,
     cross_fitted,
@@ -50,6 +51,50 @@ def test_ranking_never_changes_and_the_interval_holds_the_pd(method, seed, slope
     assert (pd <= high).all()
     assert (np.diff(low) >= 0).all()
     assert (np.diff(high) >= 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=15, deadline=None)
+@given(rate=st.floats(0.0005, 0.9), seed=st.integers(0, 1000))
+def test_an_anchored_curve_averages_to_the_long_run_rate_and_ranks_as_before(method, rate, seed):
+    margin, outcome, customer, _ = drawn(400, seed=seed)
+    outcome[:2] = 0, 1
+    free = calibrate(margin, outcome, customer, CalibrateSettings(method=method)).calibrator
+    asked = CalibrateSettings(method=method, long_run_default_rate=rate)
+    choice = calibrate(margin, outcome, customer, asked)
+    anchored = choice.calibrator
+    assert anchored.pd(margin).mean() == pytest.approx(rate, rel=1e-9)
+    moved = anchored.log_odds(margin) - free.log_odds(margin)
+    assert np.ptp(moved) < 1e-9
+    assert moved[0] == pytest.approx(anchored.anchor)
+    at = np.linspace(-12, 8, 300)
+    low, high = anchored.interval(at)
+    assert (low <= anchored.pd(at)).all()
+    assert (anchored.pd(at) <= high).all()
+    assert (np.diff(low) >= 0).all()
+    assert (np.diff(high) >= 0).all()
+    inside = (at > free.grid[0]) & (at < free.grid[-1])
+    odds = [np.log(each / (1 - each)) for each in (*free.interval(at[inside]), low[inside], high[inside])]
+    np.testing.assert_allclose(odds[2] - odds[0], anchored.anchor, atol=1e-6)
+    np.testing.assert_allclose(odds[3] - odds[1], anchored.anchor, atol=1e-6)
+    assert Calibrator.from_json(anchored.to_json()) == anchored
+
+
+def test_a_bad_year_anchored_to_the_cycle_gives_the_pds_of_an_average_year():
+    """In the bad year the same customers have odds twice as high: the anchor takes the doubling off."""
+    random = np.random.default_rng(3)
+    margin = random.normal(-3, 1.2, 60_000)
+    average, bad = (1 / (1 + np.exp(-margin - move)) for move in (0, np.log(2)))
+    outcome = (random.random(60_000) < bad).astype(int)
+    customer = np.arange(60_000).astype(str).astype(object)
+    rate = average.mean()
+    choice = calibrate(margin, outcome, customer, CalibrateSettings(method="platt", long_run_default_rate=rate))
+    assert np.abs(choice.calibrator.pd(margin) / average - 1).mean() < 0.05
+    assert choice.calibrator.anchor == pytest.approx(-np.log(2), abs=0.06)
+    held_out = cross_fitted(margin, outcome, customer, "platt", 0, rate)
+    assert held_out.mean() == pytest.approx(rate, rel=0.02)
+    assert anchor_of(margin, None) == 0
+    assert anchor_of(np.full(3, -1.0), 0.5) == pytest.approx(1)
 
 
 def test_few_defaults_allow_platt_only_and_draw_its_slope_to_one():

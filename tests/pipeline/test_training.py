@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from features.errors import ConfigurationRefused, DataRefused
+from models.calibration import Calibrator
 from models.scorer import FILES, Scorer, fingerprint
 from pipeline import calibrate, evaluate, select, train, tune
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"tune": {"trials": 4, "max_rounds": 40, "repeats": 1}, "train": {"seeds": 2}, "evaluate": {"repeats": 1}}
+PARTS = ("train", "test")
 STAGES = (select, tune, train, calibrate, evaluate)
 
 
@@ -48,6 +52,10 @@ def write_panel(folder, dates, customers=400, rate=0.15, seed=1):
     }  # fmt: skip
     pd.DataFrame(catalogue).to_parquet(training / "catalogue.parquet", index=False)
     (folder / "params.yaml").write_text(json.dumps({"source": "drawn", **QUICK}))
+    (folder / "data/ingest").mkdir()
+    (folder / "data/ingest/as_of.json").write_text('{"as_of": "2026-01-01"}')
+    (folder / "data/policy").mkdir()
+    shutil.copy(ROOT / "data/policy/standard.yaml", folder / "data/policy")
 
 
 def run_all(folder, monkeypatch):
@@ -234,6 +242,41 @@ def test_a_number_overrides_the_tuned_learning_rate(by_time, monkeypatch):
         for path, content in kept.items():
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
+
+
+def test_the_policy_s_long_run_rate_of_the_day_anchors_level_and_figures_but_no_ranking(by_time, tmp_path, monkeypatch):
+    folder = tmp_path / "anchored"
+    shutil.copytree(by_time, folder)
+    monkeypatch.chdir(folder)
+    policy = Path("data/policy/standard.yaml")
+    document = yaml.safe_load(policy.read_text())
+    document["policy"]["long_run_default_rate"]["values"] |= {"2025-07-01": 0.04, "2026-01-02": 0.5}
+    policy.write_text(yaml.safe_dump(document))
+    before = {part: pd.read_parquet("data/evaluate/predictions.parquet").query(f"part == {part!r}") for part in PARTS}
+    calibrate.main()
+    evaluate.main()
+    frame = pd.read_parquet("data/train/out_of_fold.parquet").dropna(subset="margin")
+    curve = Calibrator.from_json(Path("data/calibrate/calibrator.json").read_bytes())
+    assert curve.pd(frame["margin"].to_numpy()).mean() == pytest.approx(0.04)  # of the day, not of the day after
+    assert read("data/calibrate/summary.json")["anchor_log_odds"] < -0.5
+    for part in PARTS:
+        after = pd.read_parquet("data/evaluate/predictions.parquet").query(f"part == {part!r}")
+        assert after["pd"].mean() == pytest.approx(0.04, rel=0.25)
+        assert before[part]["pd"].mean() > 0.1
+        if part == "test":
+            assert (after["pd"].rank().to_numpy() == before[part]["pd"].rank().to_numpy()).all()
+    was, metrics = read(by_time / "data/evaluate/metrics.json"), read("data/evaluate/metrics.json")
+    assert metrics["test.auc"] == was["test.auc"]
+    assert metrics["test.calibration_slope"] == pytest.approx(was["test.calibration_slope"], abs=1e-4)
+    assert metrics["test.calibration_intercept"] > was["test.calibration_intercept"] + 0.5
+    assert metrics["long_run_default_rate"] == 0.04
+
+
+def test_the_long_run_rate_stands_in_the_policy_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text('{"source": "drawn", "calibrate": {"long_run_default_rate": 0.04}}')
+    with pytest.raises(ConfigurationRefused, match="lending policy"):
+        calibrate.main()
 
 
 def test_an_unknown_key_and_a_missing_file_are_refused(tmp_path, monkeypatch):
