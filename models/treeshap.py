@@ -56,11 +56,7 @@ class Forest:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """Return the forest of a LightGBM model text with one output a row; NotApplicable where that cannot be."""
-        head, *blocks = text.split("\nend of trees", 1)[0].split("\nTree=")
-        facts = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
-        if facts.get("num_tree_per_iteration", "1") != "1" or "average_output" in head:
-            raise NotApplicable("one output a row, summed over trees")
-        trees = [_tree(block) for block in blocks]
+        inputs, trees = read_trees(text)
         nodes: dict[str, list[Any]] = {name: [] for name in ("input", "threshold", "missing", "left")}
         values: list[float] = []
         paths: list[tuple[int, float]] = []
@@ -88,7 +84,7 @@ class Forest:
                 path_start.append(len(paths))
             leaf_start.append(len(values))
         return cls(
-            int(facts["max_feature_idx"]) + 1, bias,
+            inputs, bias,
             _whole(nodes["input"]), np.array(nodes["threshold"], dtype=np.float64), _whole(nodes["missing"]),
             _whole(nodes["left"]), _whole(node_start), _whole(leaf_start), np.array(values, dtype=np.float64),
             _whole(path_start), _whole([feature for feature, _ in paths]),
@@ -139,6 +135,18 @@ def contributions(booster: Any, matrix: Floats) -> Floats:
 
 def _whole(values: list[int]) -> Integers:
     return np.array(values, dtype=np.int64)
+
+
+def read_trees(text: str) -> tuple[int, list[dict[str, Any]]]:
+    """Return the number of inputs and the trees of a LightGBM model text, each as lists by LightGBM's own names.
+
+    NotApplicable where the margin is not a plain sum of trees of numeric splits.
+    """
+    head, *blocks = text.split("\nend of trees", 1)[0].split("\nTree=")
+    facts = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
+    if facts.get("num_tree_per_iteration", "1") != "1" or "average_output" in head:
+        raise NotApplicable("one output a row, summed over trees")
+    return int(facts["max_feature_idx"]) + 1, [_tree(block) for block in blocks]
 
 
 def _tree(block: str) -> dict[str, Any]:

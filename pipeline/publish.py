@@ -22,13 +22,18 @@ import pyarrow.parquet as pq
 
 from features.errors import GateRefused, Problem
 from models.contract import check_table
-from pipeline import tracking, versions
+from pipeline import bundle, tracking, versions
 from pipeline.fingerprint import sha256
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
 TABLE = Path("data/decide/table.parquet")
 SCORER = Path("data/promote/scorer")
+STATEMENT = """\
+-- The model as one statement, for DuckDB and PostgreSQL: PD with interval, score and grade of each row of `features`,
+-- a table or view with customer_id, as_of and the model's features under their names, say
+--   CREATE VIEW features AS SELECT * FROM 'data/featurise/scoring/features.parquet' WHERE months_back = 0;
+"""
 CONTRACT = Path("data/contracts/scored_customers.v1.json")
 PREVIEW = versions.PUBLISH / "preview"
 FORMULA = r"^\s*[=+\-@\t\r\x00]"  # what a spreadsheet would run (OWASP ASVS 1.2.10)
@@ -95,6 +100,20 @@ def _write_table(table: pa.Table, folder: Path, metadata: dict[str, str]) -> Non
         connection.execute(
             f"create table scored_customers as select * from read_parquet('{parquet}') order by customer_id"
         )
+
+
+def _write_statement(folder: Path) -> None:
+    """Write the scorer as one SQL statement, where it can be one, so that a database scores as the table was scored."""
+    from models.export import to_sql
+    from models.scorer import Scorer
+    from models.treeshap import NotApplicable
+
+    try:
+        statement = to_sql(Scorer.from_files(bundle.read(SCORER)))
+    except NotApplicable as error:
+        say("publish", f"no model.sql: its trees must have {error}")
+        return
+    (folder / "model.sql").write_text(STATEMENT + statement, encoding="utf-8")
 
 
 def _copy(path: Path, folder: Path) -> None:
@@ -164,6 +183,7 @@ def main() -> None:
     }
     _write_table(published, scratch, metadata)
     _audit_bytes(scratch, published)
+    _write_statement(scratch)
     for path in (Path("data/report"), SCORER):
         _copy(path, scratch)
     for path in (Path("data/decide/alerts.parquet"), CONTRACT):

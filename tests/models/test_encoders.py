@@ -109,6 +109,8 @@ def test_json_holds_no_level_in_clear_and_reads_back():
         encoders.Encoders.from_json('{"codes": {"branch": {}}}')
     with pytest.raises(IntegrityRefused):
         encoders.Encoders.from_json(text[:50])
+    with pytest.raises(IntegrityRefused):  # levels under another hash would all count as unseen
+        encoders.Encoders.from_json(text.replace("md5", "sha256"))
 
 
 def test_numbers_pass_in_the_order_of_the_inputs_and_infinity_is_refused():

@@ -82,6 +82,19 @@ def test_the_same_table_stands_in_csv_and_duckdb(world):
         assert connection.sql("select * from scored_customers").df()["pd_12m"].tolist() == parquet["pd_12m"].tolist()
 
 
+def test_the_published_statement_gives_the_published_pds(world):
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet").sort_values("customer_id")
+    with duckdb.connect() as connection:
+        rows = f"'{world.folder}/data/featurise/scoring/features.parquet'"
+        connection.execute(f"CREATE VIEW features AS SELECT * FROM {rows} WHERE months_back = 0")
+        found = connection.execute((world.folder / CURRENT / "model.sql").read_text()).df()
+    assert found["customer_id"].tolist() == table["customer_id"].tolist()
+    for name, stated in (("pd", "pd_12m"), ("pd_low", "pd_low"), ("pd_high", "pd_high")):
+        assert found[name].to_numpy() == pytest.approx(table[stated].to_numpy(), rel=1e-9)
+    assert (found["score"].to_numpy() == table["score"].to_numpy()).all()
+    assert (found["grade"].to_numpy() == table["grade"].to_numpy()).all()
+
+
 def test_a_second_repro_runs_no_stage(world):
     again = world.run("dvc", "repro")
     assert again.returncode == 0
