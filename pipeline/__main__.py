@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
+from pathlib import Path
 from typing import NoReturn
 
 from features.errors import Refusal
@@ -76,6 +77,18 @@ def _new_source(arguments: argparse.Namespace) -> int:
     return new_source.write(arguments.name)
 
 
+def _score(arguments: argparse.Namespace) -> int:
+    from pipeline import asked
+
+    return asked.score_file(arguments.file, arguments.out)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from pipeline import asked
+
+    return asked.explain_customer(arguments.customer_id, arguments.picture)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = _Parser(prog="python -m pipeline", description="Bellwether's commands.")
@@ -95,6 +108,14 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("name", help="of data/sources/<name>.yaml and data/raw/<name>")
     check.add_argument("--rows", type=int, default=20_000, help="rows of each table to read (20,000)")
     add("new-source", _new_source, "Draft a mapping from the files in data/raw/<name>.").add_argument("name")
+    score = add("score", _score, "Score a file of customers' features by the published model.")
+    score.add_argument(
+        "file", type=Path, help="parquet, csv or json lines, with a column for each feature of the model"
+    )
+    score.add_argument("--out", type=Path, help="write the answers there (.csv or .parquet) instead of printing them")
+    explained = add("explain", _explain, "Say what is published of a customer, and what every family of features adds.")
+    explained.add_argument("customer_id")
+    explained.add_argument("--picture", type=Path, help="also draw it (.png, .svg or .pdf)")
     champion = add("champion", _champion, "Show the champion or set it by hand.")
     which = champion.add_subparsers(dest="what", required=True, parser_class=_Parser)
     which.add_parser("show", help="the champion and the versions that can replace it")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from features.errors import GateRefused, Problem
 from models.contract import check_table
-from pipeline import bundle, tracking, versions
+from pipeline import bundle, changes, tracking, versions
 from pipeline.fingerprint import sha256
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -51,8 +51,8 @@ class Params(Section):
 def run(table: pa.Table, published_before: pa.Table | None, *, run_id: str) -> pa.Table:
     """Return the table as published: run_id filled, and the grade of the compared version beside today's.
 
-    table: one row a customer, the contract's columns but grade_published_before. published_before: customer_id and
-    grade of the newest version with an earlier as_of, or None; a customer who was not in it gets null.
+    table: one row a customer, the contract's columns but grade_published_before. published_before: the table
+    of the newest version with an earlier as_of, or None; a customer who was not in it gets null.
     """
     count = table.num_rows
     before = pa.nulls(count, pa.string())
@@ -165,9 +165,7 @@ def main() -> None:
     run_id = _digest(facts)
     before = None
     if compared is not None:
-        before = pq.read_table(
-            versions.VERSIONS / compared["run_id"] / "scored_customers.parquet", columns=["customer_id", "grade"]
-        )
+        before = pq.read_table(versions.VERSIONS / compared["run_id"] / "scored_customers.parquet")
     published = run(table, before, run_id=run_id)
     problems = _audit(published, contract, checks)
     if problems:
@@ -184,6 +182,8 @@ def main() -> None:
     _write_table(published, scratch, metadata)
     _audit_bytes(scratch, published)
     _write_statement(scratch)
+    moved = changes.between(before, published)
+    pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
     for path in (Path("data/report"), SCORER):
         _copy(path, scratch)
     for path in (Path("data/decide/alerts.parquet"), CONTRACT):
@@ -213,6 +213,8 @@ def main() -> None:
     write_json(versions.RECEIPT, chosen | {"scored_customers": sha256(current)})
     _track(version, facts, published, decided, params)
     say("publish", f"{versions.CURRENT} -> {chosen['run_id']}", customers=published.num_rows, as_of=chosen["as_of"])
+    if compared is not None:
+        say("publish", f"changes.parquet: against {compared['run_id']} of {compared['as_of']}", moved=moved.num_rows)
 
 
 def _audit_bytes(folder: Path, table: pa.Table) -> None:

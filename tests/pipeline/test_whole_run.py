@@ -95,6 +95,44 @@ def test_the_published_statement_gives_the_published_pds(world):
     assert (found["grade"].to_numpy() == table["grade"].to_numpy()).all()
 
 
+def test_a_file_of_features_gets_the_published_pds(world, tmp_path):
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet").set_index("customer_id")
+    rows = pd.read_parquet(world.folder / "data/featurise/scoring/features.parquet").query("months_back == 0")
+    rows = rows.sample(200, random_state=1).assign(desk="b")
+    rows.to_csv(tmp_path / "asked.csv", index=False, float_format="%.17g")
+    rows.to_parquet(tmp_path / "asked.parquet", index=False)
+    for name in ("asked.csv", "asked.parquet"):
+        done = world.pipeline("score", str(tmp_path / name), "--out", str(tmp_path / "answer.csv"))
+        assert done.returncode == 0, done.stderr
+        assert "200 rows by model" in done.stdout
+        answer = pd.read_csv(tmp_path / "answer.csv", dtype={"customer_id": str})
+        assert answer["customer_id"].tolist() == rows["customer_id"].tolist()
+        assert (answer["desk"] == "b").all()
+        assert answer["pd"].to_numpy() == pytest.approx(table.loc[rows["customer_id"], "pd_12m"].to_numpy(), rel=1e-9)
+        assert answer["grade"].tolist() == table.loc[rows["customer_id"], "grade"].tolist()
+    names = [
+        each["name"] for each in json.loads((world.folder / CURRENT / "scorer/features.json").read_text())["features"]
+    ]
+    rows.drop(columns=names[:2]).to_csv(tmp_path / "less.csv", index=False)
+    less = world.pipeline("score", str(tmp_path / "less.csv"))
+    assert less.returncode == 7
+    assert all(name in less.stderr for name in names[:2])
+    assert world.pipeline("score", str(tmp_path / "none.csv")).returncode == 4
+
+
+def test_one_customer_is_explained_as_the_table_has_it(world, tmp_path):
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")
+    row = table.sort_values("pd_12m").iloc[-1]
+    done = world.pipeline("explain", row["customer_id"], "--picture", str(tmp_path / "one.png"))
+    assert done.returncode == 0, done.stderr
+    assert f"PD {row['pd_12m']:.4f}" in done.stdout
+    assert row["reason_1_text"] in done.stdout
+    assert f"{row['reason_1_code']}" in done.stdout
+    assert f"+{row['reason_1_points']:.2f}" in done.stdout  # the family's bar and the table's reason are one number
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert world.pipeline("explain", "nobody").returncode == 4
+
+
 def test_a_second_repro_runs_no_stage(world):
     again = world.run("dvc", "repro")
     assert again.returncode == 0
