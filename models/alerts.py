@@ -145,17 +145,15 @@ HIGH = tuple(rule.code for rule in RULES if rule.severity == "high")
 
 @dataclass(frozen=True)
 class Alerts:
-    """`table`: one row an alert that is up or was cleared at the last date; `up` (n, rules); `history`: all that held.
+    """`table`: one row an alert that is up or was cleared at the last date; `up` (n, rules).
 
     table: customer_id, as_of, code, severity, state (raised, kept, cleared), first_seen_on, since_before (it already
     held on the first date that the customer has), value, before, threshold, evidence; by customer_id and the rules'
-    order. history: customer_id, as_of (the date), code: every date on which a condition held. applicable: code ->
-    customers whose figures are known at the last date.
+    order. applicable: code -> customers whose figures are known at the last date.
     """
 
     table: pd.DataFrame
     up: Booleans
-    history: pd.DataFrame
     applicable: Mapping[str, int]
 
 
@@ -168,7 +166,6 @@ def raise_alerts(history: History, thresholds: Thresholds, *, language: str = "e
     n, dates = history.pd.shape
     up = np.zeros((n, len(RULES)), dtype=bool)
     parts: list[pd.DataFrame] = []
-    past: list[pd.DataFrame] = []
     applicable: dict[str, int] = {}
     first = np.argmax(history.scored, axis=1)
     for place, rule in enumerate(RULES):
@@ -177,13 +174,6 @@ def raise_alerts(history: History, thresholds: Thresholds, *, language: str = "e
         applicable[rule.code] = int((~np.isnan(signal.value[:, -1])).sum())
         now, previous = holds[:, -1], holds[:, -2] if dates > 1 else np.zeros(n, dtype=bool)
         up[:, place] = now
-        who, when = np.nonzero(holds)
-        past.append(
-            pd.DataFrame(
-                {"customer_id": history.customer_id[who], "as_of": _date(history.as_of[who], dates - 1 - when),
-                 "code": rule.code}
-            )
-        )  # fmt: skip
         index = np.flatnonzero(now | previous)
         # the date shown is the last on which it held; its run starts after the last date before on which it did not
         end = np.where(now[index], dates - 1, dates - 2)
@@ -206,8 +196,18 @@ def raise_alerts(history: History, thresholds: Thresholds, *, language: str = "e
             )
         )  # fmt: skip
     table = pd.concat(parts, ignore_index=True).sort_values(["customer_id", "place"], kind="stable", ignore_index=True)
-    dated = pd.concat(past, ignore_index=True).sort_values(["customer_id", "as_of", "code"], ignore_index=True)
-    return Alerts(table.drop(columns="place"), up, dated, applicable)
+    return Alerts(table.drop(columns="place"), up, applicable)
+
+
+def held(history: History, thresholds: Thresholds) -> pd.DataFrame:
+    """Return every date on which a condition held: customer_id, as_of (the date), code, in this order."""
+    dates = history.pd.shape[1]
+    parts = []
+    for rule in RULES:
+        who, when = np.nonzero(rule.look(history, thresholds).holds & history.scored)
+        on = _date(history.as_of[who], dates - 1 - when)
+        parts.append(pd.DataFrame({"customer_id": history.customer_id[who], "as_of": on, "code": rule.code}))
+    return pd.concat(parts, ignore_index=True).sort_values(["customer_id", "as_of", "code"], ignore_index=True)
 
 
 def use_of_limit(exposure: Floats, limit: Floats) -> Floats:

@@ -78,19 +78,31 @@ Reader = Callable[[np.ndarray], np.ndarray]  # a table's column -> (n, 13)
 
 
 class Panel:
-    """Figures by customer and date: (n, 13) matrices, oldest date first, for the customers scored at the last."""
+    """Figures by customer and date: (n, 13) matrices, oldest date first.
 
-    def __init__(self, scores: pa.Table) -> None:
+    The customers scored at the last date or, if `everyone`, those scored at any: who has defaulted since is not there.
+    """
+
+    def __init__(self, scores: pa.Table, *, everyone: bool = False) -> None:
         now = scores.filter(pc.equal(scores["months_back"], 0)).sort_by("customer_id")
         self.now = now
-        self.customers = now["customer_id"].to_pandas().to_numpy(dtype=object)
-        self.as_of = now["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
-        self._ids = now["customer_id"].combine_chunks()
+        if everyone:
+            back = scores["months_back"].to_numpy().astype("timedelta64[M]")
+            day = scores["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
+            month = day.astype("M8[M]")
+            last = pd.Series((month + back).astype("M8[D]") + (day - month.astype("M8[D]")))
+            newest = last.groupby(scores["customer_id"].to_pandas().to_numpy(dtype=object)).max().sort_index()
+            self.customers = newest.index.to_numpy(dtype=object)
+            self.as_of = newest.to_numpy().astype("M8[D]")
+        else:
+            self.customers = now["customer_id"].to_pandas().to_numpy(dtype=object)
+            self.as_of = now["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
+        self._ids = pa.array(self.customers, pa.string())
 
     def reader(self, table: pa.Table) -> Reader:
         """Return what lays a column of `table` out by customer and date, NaN where there is no row.
 
-        Rows of customers who are not scored at the last date, and of dates outside the thirteen, are left out.
+        Rows of customers who are not in the panel, and of dates outside the thirteen, are left out.
         """
         row = pc.index_in(table["customer_id"], value_set=self._ids).combine_chunks()
         back = table["months_back"].to_numpy()
@@ -119,6 +131,20 @@ def days(table: pa.Table, name: str) -> np.ndarray:
     return numbers(pa.table({name: table[name].cast(pa.date32()).cast(pa.int32())}), name)
 
 
+def facts_of(panel: Panel, position: pa.Table) -> dict[str, np.ndarray]:
+    """Return each of FACTS, and the days without an event, by customer and date."""
+    stands = panel.reader(position)
+    found = {name: stands(numbers(position, name)) for name in FACTS}
+    return found | {"silent_days": stands(days(position, "as_of") - days(position, "last_event_on"))}
+
+
+def held(given: Given, scores: pa.Table, position: pa.Table) -> pd.DataFrame:
+    """Return every date on which an alert's condition held for anyone scored on it: customer_id, as_of, code."""
+    panel = Panel(scores, everyone=True)
+    history = history_of(panel, scores, facts_of(panel, position), given.scale)
+    return alerts.held(history, given.numbers.alerts)
+
+
 def history_of(panel: Panel, scores: pa.Table, facts: Mapping[str, np.ndarray], scale: Scale) -> alerts.History:
     """Return the thirteen dates' figures that alerts look at. facts: each of FACTS and silent_days, (n, 13)."""
     scored = panel.reader(scores)
@@ -142,9 +168,7 @@ def run(
     """
     panel = Panel(scores)
     names, now = given.scale.names, panel.now
-    stands = panel.reader(position)
-    found = {name: stands(numbers(position, name)) for name in FACTS}
-    found |= {"silent_days": stands(days(position, "as_of") - days(position, "last_event_on"))}
+    stands, found = panel.reader(position), facts_of(panel, position)
     history = history_of(panel, scores, found, given.scale)
     raised = alerts.raise_alerts(history, given.numbers.alerts, language=given.language)
     last = {name: figures[:, -1] for name, figures in found.items()}
@@ -308,13 +332,13 @@ def main() -> None:
         str(read_json(scorer)["model_version"]) if scorer.exists() else "",
         data_version(LEDGER.read_bytes(), run_facts["as_of"]),
     )  # fmt: skip
-    table, raised, counts = run(
-        given, contract, pq.read_table(SCORES), pq.read_table(POSITION), pq.read_table(REASONS_FILE)
-    )
+    scores, position = pq.read_table(SCORES), pq.read_table(POSITION)
+    table, raised, counts = run(given, contract, scores, position, pq.read_table(REASONS_FILE))
+    dated = held(given, scores, position)
     problems = check_table(table, contract, pending=PENDING, enumerations={"grades": scale.names})
     fresh(OUT)
     pq.write_table(table, OUT / "table.parquet", compression="zstd")
-    _write_alerts({"alerts": raised.table, "alert_history": raised.history})
+    _write_alerts({"alerts": raised.table, "alert_history": dated})
     summary = {
         "decided": table.num_rows > 0,
         "horizon_months": read_json(Path("data/observe/summary.json"))["horizon_months"],

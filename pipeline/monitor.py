@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from models import drift, figures, portfolio
+from models import drift, early_warning, figures, portfolio
+from models.alerts import CODES
 from models.checks import Limits, run_checks
 from models.grades import Scale
 from pipeline.params import Section, source_name
@@ -187,6 +188,15 @@ def test_rows(predictions: pd.DataFrame, grades: Scale | None) -> pd.DataFrame:
     return test.assign(grade=grades.grade(test["pd"]), score=grades.score(test["pd"]))
 
 
+def warning_figures(observations: pd.DataFrame, as_of: str | None) -> dict[str, Any]:
+    """Return how well the alerts of the scored dates warned of the defaults that became known since."""
+    held, scored = frame(DATA / "decide/alert_history.parquet"), frame(DATA / "score/scores.parquet", ["as_of"])
+    if observations.empty or scored.empty or as_of is None or "code" not in held:
+        return {}
+    asked = observations[observations["as_of"].isin(scored["as_of"].unique())]
+    return early_warning.effectiveness(held, asked, as_of, CODES)
+
+
 def decided() -> pd.DataFrame:
     """Return the scored table with each customer's kind, industry, region and segment beside it."""
     table = frame(DATA / "decide/table.parquet")
@@ -242,6 +252,7 @@ def run(params: Params) -> dict[str, Any]:
             if seen
         },
         "labels": figures.label_figures(observations),
+        "early_warning": warning_figures(observations, as_of),
         "data": figures.data_figures(record(DATA / "ingest/quality.json")),
         "flow": flow_figures(counts, table, observations, as_of),
         "evaluate": record(DATA / "evaluate/metrics.json"),

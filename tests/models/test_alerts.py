@@ -7,7 +7,7 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from models.alerts import CODES, DATES, History, Thresholds, joined_codes, raise_alerts, use_of_limit
+from models.alerts import CODES, DATES, History, Thresholds, held, joined_codes, raise_alerts, use_of_limit
 
 NAN = float("nan")
 LIMITS = Thresholds(
@@ -133,10 +133,10 @@ def test_codes_are_joined_worst_first_and_alerts_ordered_by_customer():
 
 
 def test_history_lists_every_date_on_which_a_condition_held():
-    """For measuring lead times later."""
-    found = raise_alerts(history(pd=row(0.3, 0.18, 0.3, before=0.18)), LIMITS).history
-    held = found[found["code"] == "PD_HIGH"]["as_of"].astype(str).tolist()
-    assert held == ["2025-11-01", "2026-01-01"]
+    """For measuring lead times."""
+    found = held(history(pd=row(0.3, 0.18, 0.3, before=0.18)), LIMITS)
+    dates = found[found["code"] == "PD_HIGH"]["as_of"].astype(str).tolist()
+    assert dates == ["2025-11-01", "2026-01-01"]
 
 
 def test_evidence_in_chinese():
