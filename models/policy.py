@@ -145,6 +145,30 @@ class Policy(BaseModel):
             raise ConfigurationRefused(problems)
 
 
+def long_run_default_rate(document: Mapping[str, Any], on: dt.date) -> float | None:
+    """Return the long-run default rate in force on a day, or the first that is stated after it; null where none is.
+
+    document: the policy file as plain data; its other numbers may begin later than the day on which training ended.
+    Errors: an entry that is not one, exit code 4.
+    """
+    entries = document.get("policy")
+    entry = entries.get("long_run_default_rate") if isinstance(entries, Mapping) else None
+    if entry is None:
+        return None
+    try:
+        dated = sorted((dt.date.fromisoformat(str(day)), value) for day, value in entry["values"].items())
+        value = next((value for day, value in reversed(dated) if day <= on), dated[0][1])
+        rate = None if value is None else float(value)
+        if rate is not None and not 0 < rate < 1:
+            raise ValueError(rate)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise ConfigurationRefused(
+            Problem("policy: long_run_default_rate", "shares between 0 and 1, or null, keyed by ISO dates",
+                    "something else", "Correct it.")
+        ) from None  # fmt: skip
+    return rate
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the policy looks at, one entry a customer: shape (n,), money in the currency's units, NaN where unknown."""

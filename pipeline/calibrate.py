@@ -6,7 +6,6 @@ data/train/out_of_fold.parquet and the policy; writes data/calibrate: calibrator
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,7 +22,6 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 
 IN = Path("data/train")
 OUT = Path("data/calibrate")
-AS_OF = Path("data/ingest/as_of.json")
 
 
 class Params(CalibrateSettings, Section):
@@ -38,10 +36,13 @@ class Params(CalibrateSettings, Section):
             raise ValueError("a number of the lending policy: state long_run_default_rate in decide.policy's file")
 
 
-def in_force(settings: CalibrateSettings) -> CalibrateSettings:
-    """Return the settings with the long-run default rate of the policy that holds on the run's as_of."""
-    as_of = dt.date.fromisoformat(read_json(AS_OF)["as_of"])
-    rate = lending.read_policy(Path(lending.Params.load().policy), as_of).long_run_default_rate
+def in_force(settings: CalibrateSettings, frame: pd.DataFrame, horizon_months: int) -> CalibrateSettings:
+    """Return the settings with the policy's long-run default rate of the day on which the last train window closed.
+
+    Not of the run's as_of: a new delivery scores and changes no model; a rate of a later date comes with retraining.
+    """
+    on = add_months(frame["as_of"].to_numpy().astype("datetime64[D]"), horizon_months).max()
+    rate = lending.long_run_default_rate(Path(lending.Params.load().policy), on.item())
     return settings.model_copy(update={"long_run_default_rate": rate})
 
 
@@ -56,7 +57,7 @@ def run(frame: pd.DataFrame, horizon_months: int, settings: CalibrateSettings) -
 
 def main() -> None:
     """Read the out-of-fold margins, fit the curve, write data/calibrate."""
-    settings = in_force(Params.load())
+    settings: CalibrateSettings = Params.load()
     source = read_json(IN / "summary.json")
     record = {"trained": source["trained"], "settings": settings.model_dump(mode="json")}
     if not source["trained"]:
@@ -65,7 +66,10 @@ def main() -> None:
         say("calibrate", f"nothing to calibrate: {source['why']}")
         return
     frame = read_frame(IN / "out_of_fold.parquet")
-    choice = run(frame, read_selected()["split"]["horizon_months"], settings)
+    horizon = read_selected()["split"]["horizon_months"]
+    settings = in_force(settings, frame, horizon)
+    record["settings"] = settings.model_dump(mode="json")
+    choice = run(frame, horizon, settings)
     fresh(OUT)
     (OUT / "calibrator.json").write_text(choice.calibrator.to_json(), encoding="utf-8")
     known = frame["margin"].notna()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import yaml
 
@@ -22,6 +22,16 @@ class Params(Section):
 
 def read_policy(path: Path, as_of: dt.date) -> policy.Policy:
     """Return the numbers in force on `as_of`, or refuse the file (exit code 4)."""
+    return policy.Policy.at(_document(path), as_of)
+
+
+def long_run_default_rate(path: Path, on: dt.date) -> float | None:
+    """Return the policy's long-run default rate for a model whose training ends on a day; null: none is stated."""
+    return policy.long_run_default_rate(_document(path), on)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Return the policy's file as plain data, or refuse it (exit code 4)."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -30,4 +40,4 @@ def read_policy(path: Path, as_of: dt.date) -> policy.Policy:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationRefused(Problem(str(path), "YAML", type(error).__name__, "Mend the file.")) from None
-    return policy.Policy.at(document if isinstance(document, dict) else {}, as_of)
+    return document if isinstance(document, dict) else {}

@@ -22,6 +22,7 @@ from models.policy import (
     choose_actions,
     expected_losses,
     floor_digits,
+    long_run_default_rate,
     next_reviews,
     payment_terms,
     recommend_limits,
@@ -225,3 +226,17 @@ def test_a_wrong_policy_is_refused_with_all_faults_together():
     other = refused(lambda d: d["policy"]["payment_terms"]["values"].update({"1990-01-01": fewer}))
     assert other == ["policy: payment_terms"]
     assert refused(lambda d: d.clear()) == ["policy"]
+
+
+def test_the_long_run_rate_is_that_of_where_training_ends_or_the_first_stated_after():
+    def rate(values, on=dt.date(2024, 6, 30)):
+        return long_run_default_rate({"policy": {"long_run_default_rate": {"values": values}}}, on)
+
+    assert long_run_default_rate(DOCUMENT, dt.date(2026, 1, 1)) is None
+    assert long_run_default_rate({"policy": {}}, dt.date(2026, 1, 1)) is None
+    assert rate({"2024-06-30": 0.03, "2024-07-01": 0.05}) == 0.03
+    assert rate({"2025-01-01": 0.04}) == 0.04
+    assert rate({"1990-01-01": None, "2025-01-01": 0.04}) is None
+    for wrong in ({"2024-01-01": 1.5}, {"soon": 0.1}, {}, None):
+        with pytest.raises(ConfigurationRefused, match="long_run_default_rate"):
+            rate(wrong)

@@ -52,8 +52,6 @@ def write_panel(folder, dates, customers=400, rate=0.15, seed=1):
     }  # fmt: skip
     pd.DataFrame(catalogue).to_parquet(training / "catalogue.parquet", index=False)
     (folder / "params.yaml").write_text(json.dumps({"source": "drawn", **QUICK}))
-    (folder / "data/ingest").mkdir()
-    (folder / "data/ingest/as_of.json").write_text('{"as_of": "2026-01-01"}')
     (folder / "data/policy").mkdir()
     shutil.copy(ROOT / "data/policy/standard.yaml", folder / "data/policy")
 
@@ -244,20 +242,22 @@ def test_a_number_overrides_the_tuned_learning_rate(by_time, monkeypatch):
             path.write_bytes(content)
 
 
-def test_the_policy_s_long_run_rate_of_the_day_anchors_level_and_figures_but_no_ranking(by_time, tmp_path, monkeypatch):
+def test_the_policy_s_long_run_rate_anchors_level_and_figures_but_no_ranking(by_time, tmp_path, monkeypatch):
     folder = tmp_path / "anchored"
     shutil.copytree(by_time, folder)
     monkeypatch.chdir(folder)
     policy = Path("data/policy/standard.yaml")
     document = yaml.safe_load(policy.read_text())
-    document["policy"]["long_run_default_rate"]["values"] |= {"2025-07-01": 0.04, "2026-01-02": 0.5}
+    document["policy"]["long_run_default_rate"]["values"] |= {"2020-07-01": 0.04, "2026-01-02": 0.5}
     policy.write_text(yaml.safe_dump(document))
     before = {part: pd.read_parquet("data/evaluate/predictions.parquet").query(f"part == {part!r}") for part in PARTS}
     calibrate.main()
     evaluate.main()
     frame = pd.read_parquet("data/train/out_of_fold.parquet").dropna(subset="margin")
     curve = Calibrator.from_json(Path("data/calibrate/calibrator.json").read_bytes())
-    assert curve.pd(frame["margin"].to_numpy()).mean() == pytest.approx(0.04)  # of the day, not of the day after
+    assert curve.pd(frame["margin"].to_numpy()).mean() == pytest.approx(
+        0.04
+    )  # of where training ends, not of a later day
     assert read("data/calibrate/summary.json")["anchor_log_odds"] < -0.5
     for part in PARTS:
         after = pd.read_parquet("data/evaluate/predictions.parquet").query(f"part == {part!r}")
