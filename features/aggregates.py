@@ -57,24 +57,40 @@ def count(where: ibis.Value) -> ibis.Value:
 def spread(value: ibis.Value, where: ibis.Value) -> ibis.Value:
     """Return the population standard deviation of the known values, from exact power sums."""
     number = exact(value)
-    rows = number.count(where=where).nullif(0).cast("float64")
-    level = number.sum(where=where).cast("float64") / rows
-    square = (wide(number) * number).sum(where=where).cast("float64") / rows
-    variance = square - level * level
-    return (variance > square * 1e-12).ifelse(variance, 0 * square).sqrt()
+    squares = (wide(number) * number).sum(where=where)
+    return deviation(number.count(where=where).nullif(0), number.sum(where=where), squares, number.type().scale or 0)
+
+
+def deviation(rows: ibis.Value, sums: ibis.Value, squares: ibis.Value, scale: int) -> ibis.Value:
+    """Return sqrt(rows * squares - sums * sums) / rows of sums with `scale` decimals: exact up to the root.
+
+    So a small spread about a high level is not lost. Where that takes more than 38 digits (50 values of 1e12 with six
+    decimals) doubles take over; a spread of under a millionth of the level is then 0.
+    """
+    count = rows.cast("float64")
+    level, square = sums.cast("float64") / count, squares.cast("float64") / count
+    fits = square * count * count < 9e37 * 10.0 ** (-2 * scale)
+    sums, squares = (
+        fits.ifelse(part.cast(f"decimal(38, {digits})"), ibis.null(f"decimal(38, {digits})"))
+        for part, digits in ((sums, scale), (squares, 2 * scale))
+    )
+    variance = (squares * rows.cast("int64") - sums * sums).cast("float64") / count / count
+    rough = square - level * level
+    return ibis.coalesce(variance, (rough > square * 1e-12).ifelse(rough, 0 * square)).sqrt()
 
 
 def trend(value: ibis.Value, days_before: ibis.Value, where: ibis.Value) -> ibis.Value:
     """Return the least-squares change a month (30.4375 days); null with fewer than two dates."""
     inside = where & value.notnull()
     x, y = days_before.cast("int64"), exact(value)
+    scale = y.type().scale or 0
     rows, sum_x = inside.cast("int64").sum(), x.sum(where=inside)
     below = (rows * (x * x).sum(where=inside) - sum_x * sum_x).nullif(0).cast("float64")
     sum_y, sum_xy = (
-        y.sum(where=inside).cast("float64"),
-        (wide(y) * days_before.cast("int32")).sum(where=inside).cast("float64"),
+        part.cast(f"decimal(38, {scale})")
+        for part in (y.sum(where=inside), (wide(y) * days_before.cast("int32")).sum(where=inside))
     )
-    return (sum_x.cast("float64") * sum_y - rows.cast("float64") * sum_xy) / below * DAYS_PER_MONTH
+    return (sum_y * sum_x - sum_xy * rows).cast("float64") / below * DAYS_PER_MONTH
 
 
 def highest(value: ibis.Value, where: ibis.Value) -> ibis.Value:

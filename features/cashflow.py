@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import ibis
 
-from features.aggregates import Measure, count, expand, months, ratio, total, wide
+from features.aggregates import Measure, count, deviation, expand, months, ratio, total, wide
 from features.definition import Feature, Formula, History, Lender, Skipped, Subject, bound, digest
 from features.sequence import before_last, gaps, latest, monthly_change, rank_in_own_past
 
@@ -329,11 +329,9 @@ def _variation(k: int) -> Formula:
 
     def formula(rows: ibis.Table) -> ibis.Value:
         inside = rows.months_before <= k
-        months_known = ibis.least(rows.months_before.max(), k).cast("float64")
-        level = total(rows.inflow, inside) / months_known
+        months_known = ibis.least(rows.months_before.max(), k).nullif(0)
         money = rows.inflow.cast("decimal(18, 2)")  # monthly sums of DECIMAL(18,2) fit again
-        square = (wide(money) * money).sum(where=inside).cast("float64") / months_known
-        variance = square - level * level
-        return ratio((variance > square * 1e-12).ifelse(variance, 0 * square).sqrt(), level)
+        sums, squares = money.sum(where=inside), (wide(money) * money).sum(where=inside)
+        return ratio(deviation(months_known, sums, squares, 2), total(money, inside) / months_known.cast("float64"))
 
     return formula

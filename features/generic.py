@@ -75,11 +75,10 @@ def categories(categorical: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str
 
 
 def frequent(engine: Engine, rows: ibis.Table, column: str) -> tuple[str, ...]:
-    """Return the values of a category that make up a hundredth of its rows or more, most frequent first."""
+    """Return the values of a category that make up a hundredth of its rows or more (so at most 100), by frequency."""
     rows = rows.filter(rows[column].notnull())
     counted = rows.group_by(value=rows[column]).aggregate(rows=rows.count())
-    counted = counted.mutate(of=counted.rows.sum().over(ibis.window()))
-    entries = engine.rows(counted.filter(counted.rows * 100 >= counted.of).drop("of"))
+    entries = engine.rows(counted.filter(counted.rows * 100 >= counted.rows.sum().as_scalar()))
     entries.sort(key=lambda entry: (-entry["rows"], entry["value"]))
     return tuple(entry["value"] for entry in entries)
 

@@ -104,7 +104,7 @@ def write(parts: Iterable[tuple[pa.Table, pa.Table | None]], features: Path, pos
 
 
 def coverage(features: Path) -> Callable[[str], dict[str, Any]]:
-    """Count the written training rows (a file or a folder), a batch at a time.
+    """Count the written training rows, a batch at a time.
 
     What is returned gives a feature's `missing_share` (null without training rows) and `first_as_of` (null: never).
     """
@@ -153,8 +153,8 @@ def _declared(matrix: Any) -> Any:
     return matrix
 
 
-def _on_duckdb(params: Params) -> tuple[Any, dict[str, int]]:
-    """Build on this machine; return the matrix and the rows written of training and scoring."""
+def _on_duckdb(params: Params) -> tuple[Any, dict[str, int], Callable[[str], dict[str, Any]]]:
+    """Build on this machine; return the matrix, the rows written of training and scoring, and the coverage."""
     import ibis
 
     from features.tables import describe_tables, open_tables
@@ -174,10 +174,10 @@ def _on_duckdb(params: Params) -> tuple[Any, dict[str, int]]:
             ),
         }
         connection.disconnect()
-    return matrix, rows
+    return matrix, rows, coverage(OUT / "training/features.parquet")
 
 
-def _on_spark(params: Params, engine: SparkEngine) -> tuple[Any, dict[str, int]]:
+def _on_spark(params: Params, engine: SparkEngine) -> tuple[Any, dict[str, int], Callable[[str], dict[str, Any]]]:
     """Build on a Spark cluster; return the same."""
     from features.tables import describe_tables
     from pipeline.on_spark import build
@@ -200,8 +200,7 @@ def main() -> None:
             [Problem(str(path), "a file that `observe` writes", "no such file", "Run `dvc repro`.") for path in missing]
         )
     fresh(OUT)
-    matrix, rows = _on_duckdb(params) if isinstance(params.engine, str) else _on_spark(params, params.engine)
-    known = coverage(OUT / "training/features.parquet")
+    matrix, rows, known = _on_duckdb(params) if isinstance(params.engine, str) else _on_spark(params, params.engine)
     entries = [entry | known(entry["name"]) for entry in matrix.catalogue()]
     for folder in (OUT, OUT / "training"):
         pq.write_table(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipeline.params import Part
 
 DATA = Path("data")
 READ = ("ingest/tables", "observe")
+AT_ONCE = 200  # columns whose coverage is counted in one pass
 SENT = "sent.json"  # under a root elsewhere: the hash of each file that was copied there
 
 
@@ -72,6 +74,11 @@ def session(engine: SparkEngine) -> Any:
         ) from error
 
 
+def address(path: Path) -> str:
+    """Return the address of a path of this machine as Hadoop reads it: nothing in it is written in %20s."""
+    return f"file://{path.resolve().as_posix()}"
+
+
 def _missing(what: str, remedy: str) -> Problem:
     where = "params.yaml: featurise.engine"
     return Problem(where, f"an engine that is installed; Spark needs {what}", "none", f"{remedy} Or set `duckdb`.")
@@ -81,6 +88,7 @@ class Files:
     """Files under a root that Spark can address, by Hadoop's file systems."""
 
     def __init__(self, session: Any, root: str) -> None:
+        self.session = session
         self.path = session._jvm.org.apache.hadoop.fs.Path  # noqa: SLF001  pyspark has no public way to them
         self.root = root
         self.system = self.path(root).getFileSystem(session._jsc.hadoopConfiguration())  # noqa: SLF001
@@ -88,6 +96,10 @@ class Files:
     def at(self, place: str) -> str:
         """Return the address of a place under the root."""
         return f"{self.root}/{place}"
+
+    def read(self, place: str) -> Any:
+        """Return a Parquet file or folder as a frame; signs that would make its address a pattern are escaped."""
+        return self.session.read.parquet(re.sub(r"[\[\]{}*?\\]", r"\\\g<0>", self.at(place)))
 
     def names(self, place: str) -> list[str]:
         """Return what lies in a folder, in order."""
@@ -113,7 +125,7 @@ class Files:
         there: dict[str, str] = {}
         if self.system.exists(note):
             copy = local / "featurise" / SENT
-            self.system.copyToLocalFile(False, note, self.path(copy.resolve().as_uri()), True)
+            self.system.copyToLocalFile(False, note, self.path(address(copy)), True)
             there = json.loads(copy.read_text(encoding="utf-8"))
             copy.unlink()
         here = {
@@ -125,9 +137,7 @@ class Files:
             self.remove(name)
         changed = [name for name, digest in here.items() if there.get(name) != digest]
         for name in changed:
-            self.system.copyFromLocalFile(
-                False, True, self.path((local / name).resolve().as_uri()), self.path(self.at(name))
-            )
+            self.system.copyFromLocalFile(False, True, self.path(address(local / name)), self.path(self.at(name)))
         stream = self.system.create(note, True)
         stream.write(bytearray(json.dumps(here, indent=1).encode()))
         stream.close()
@@ -137,7 +147,7 @@ class Files:
         """Copy a folder of files to this machine."""
         target.mkdir(parents=True)
         for name in self.names(place):
-            source, here = self.path(self.at(f"{place}/{name}")), self.path((target / name).resolve().as_uri())
+            source, here = self.path(self.at(f"{place}/{name}")), self.path(address(target / name))
             self.system.copyToLocalFile(False, source, here, True)
 
 
@@ -163,10 +173,31 @@ def write(frame: Any, starts: list[Any], files: Files, place: str) -> None:
     files.remove(writing)
 
 
+def coverage(written: Any, rows: int) -> Callable[[str], dict[str, Any]]:
+    """Say what `featurise.coverage` says of the written training rows, counted by the executors."""
+    from pyspark.sql.functions import col, count, when
+    from pyspark.sql.functions import min as least
+
+    found: dict[str, tuple[int, Any]] = {}
+    for start in range(0, len(written.columns), AT_ONCE):
+        names = written.columns[start : start + AT_ONCE]
+        columns = [col(f"`{name}`") for name in names]
+        known = (count(column) for column in columns)
+        first = (least(when(column.isNotNull(), written.as_of)) for column in columns)
+        counted = written.agg(*known, *first).first()
+        found |= {name: (counted[at], counted[at + len(names)]) for at, name in enumerate(names)}
+
+    def of(name: str) -> dict[str, Any]:
+        known, first = found[name]
+        return {"missing_share": 1 - known / rows if rows else None, "first_as_of": first}
+
+    return of
+
+
 def build(
     engine: SparkEngine, declare: Callable[[Any, dict[str, Any], Any, Any], Any], names: list[str]
-) -> tuple[Any, dict[str, int]]:
-    """Declare the matrix on Spark and write training and scoring; return the matrix and the rows of each.
+) -> tuple[Any, dict[str, int], Callable[[str], dict[str, Any]]]:
+    """Declare the matrix on Spark and write training and scoring; return it, the rows of each, and the coverage.
 
     `declare` takes (engine, tables, training, scoring), tables by name out of `names`.
     """
@@ -174,13 +205,12 @@ def build(
 
     spark = session(engine)
     try:
-        root = (engine.data or DATA.resolve().as_uri()).rstrip("/")
+        root = (engine.data or address(DATA)).rstrip("/")
         files, built = Files(spark, root), Spark(spark)
         if engine.data:
             files.send(DATA)
-        read = spark.read.parquet
-        tables = {name: built.view(name, read(files.at(f"ingest/tables/{name}")).drop("known_month")) for name in names}
-        asked = {name: built.view(name, read(files.at(f"observe/{name}.parquet"))) for name in ("training", "scoring")}
+        tables = {name: built.view(name, files.read(f"ingest/tables/{name}").drop("known_month")) for name in names}
+        asked = {name: built.view(name, files.read(f"observe/{name}.parquet")) for name in ("training", "scoring")}
         matrix = declare(built, tables, asked["training"], asked["scoring"])
         rows: dict[str, int] = {}
         for name, observations in asked.items():
@@ -198,7 +228,8 @@ def build(
                 write(built.frame(expression), starts, files, place)
                 if engine.data:
                     files.fetch(place, DATA / place)
+        known = coverage(files.read("featurise/training/features.parquet"), rows["training"])
         built.close()
-        return matrix, rows
+        return matrix, rows, known
     finally:
         spark.stop()

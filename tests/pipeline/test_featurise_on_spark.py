@@ -157,10 +157,11 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[Path]]]:
     home = Path(pyspark.__file__).parent
     port, started = free_port(), []
     master = f"spark://127.0.0.1:{port}"
-    environment = os.environ | {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1"}
+    environment = os.environ | {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "512m"}
 
     def start(log: str, main: str, *arguments: str) -> Path:
-        command = ["java", "-Xmx512m", "-cp", f"{home}/jars/*", f"org.apache.spark.deploy.{main}", *arguments]
+        # the launcher, not `java`: without what it sets, a worker finds no jars for its executors
+        command = [str(home / "bin/spark-class"), f"org.apache.spark.deploy.{main}", *arguments]
         with (tmp_path / log).open("w") as out:
             started.append(subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT))
         return tmp_path / log
@@ -190,17 +191,22 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[Path]]]:
 @pytest.mark.slow
 @pytest.mark.spark
 @needs_java
-def test_two_workers_read_and_write_under_an_address(world, cluster, tmp_path):
-    """Ingest's files are copied to an address once, both workers work, and the features come back as files."""
+def test_two_workers_read_and_write_in_place_and_under_an_address(world, cluster, tmp_path):
+    """In the project's folder first; then ingest's files are copied to an address once and features come back as files."""
     master, work = cluster
-    elsewhere = tmp_path / "bucket" / "data"
-    elsewhere.mkdir(parents=True)
     config = {**SMALL, "spark.driver.host": "127.0.0.1", "spark.executor.memory": "700m", "spark.executor.cores": 1}
-    world.set_params({"featurise": {"engine": {"spark": master, "config": config, "data": elsewhere.as_uri()}}})
+    world.set_params({"featurise": {"engine": {"spark": master, "config": config}}})
     stage(world, "featurise", SPARK_LOCAL_IP="127.0.0.1")
     assert_as_duckdb(world)
     assert all(list(folder.glob("app-*/*/stderr")) for folder in work)  # each worker ran an executor
+    in_place = digests(world.folder / "data/featurise")
+
+    elsewhere = tmp_path / "a bucket" / "data"
+    elsewhere.mkdir(parents=True)
+    world.set_params({"featurise": {"engine": {"data": f"file://{elsewhere}"}}})
+    stage(world, "featurise", SPARK_LOCAL_IP="127.0.0.1")
     made = digests(world.folder / "data/featurise")
+    assert made == in_place
     for name in TABLES[:3]:
         there = digests(elsewhere / "featurise" / name)
         assert there == {
