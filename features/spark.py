@@ -1,8 +1,10 @@
 """The build on Spark: the same definitions in Spark's SQL, with DuckDB's answers where the two would differ.
 
-Nothing that grows with the data comes to the driver: kept tables are persisted on the executors, each subject is a
-view, and what is written is written by the executors. Identifiers stay texts. Settings that decide values (UTC, ANSI
-errors, exact products of decimals, case) are given here; a session must have them.
+Nothing that grows with the rows comes to the driver: kept tables are persisted on the executors, each subject is a
+view, and what is written is written by the executors. What comes: the dates asked about with their counts, how many
+values each column has, and up to a hundred frequent values of a category. Identifiers stay texts. Settings that decide
+values (UTC, ANSI errors, exact products of decimals, case, dates and texts as they are) are given here; a session must
+have them.
 """
 
 from __future__ import annotations

@@ -54,7 +54,12 @@ def session(engine: SparkEngine) -> Any:
     if not java:
         raise ConfigurationRefused(_missing("a Java runtime (17)", "Install it, or set JAVA_HOME."))
     builder = SparkSession.builder.master(engine.spark).appName("bellwether")
-    own = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
+    own = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        "spark.sql.autoBroadcastJoinThreshold": "-1",  # a broadcast would pass through the driver
+    }
     if engine.spark.startswith("local"):
         own |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     given = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in engine.config.items()}
@@ -63,12 +68,11 @@ def session(engine: SparkEngine) -> Any:
     try:
         return builder.getOrCreate()
     except (PySparkException, Py4JError, OSError, RuntimeError) as error:
-        found = " ".join(str(error).split())[:160]
         raise ServiceRefused(
             Problem(
                 "params.yaml: featurise.engine.spark",
                 "a Spark master that answers",
-                found,
+                _said(error),
                 "Start it, or correct the address.",
             )
         ) from error
@@ -77,6 +81,11 @@ def session(engine: SparkEngine) -> Any:
 def address(path: Path) -> str:
     """Return the address of a path of this machine as Hadoop reads it: nothing in it is written in %20s."""
     return f"file://{path.resolve().as_posix()}"
+
+
+def _said(error: Exception) -> str:
+    """Return what an exception says, from Java's side where it came from there, in one line."""
+    return " ".join(str(getattr(error, "java_exception", error)).split())[:160]
 
 
 def _missing(what: str, remedy: str) -> Problem:
@@ -88,10 +97,24 @@ class Files:
     """Files under a root that Spark can address, by Hadoop's file systems."""
 
     def __init__(self, session: Any, root: str) -> None:
-        self.session = session
+        from py4j.protocol import Py4JError
+
+        self.session, self.root = session, root
         self.path = session._jvm.org.apache.hadoop.fs.Path  # noqa: SLF001  pyspark has no public way to them
-        self.root = root
-        self.system = self.path(root).getFileSystem(session._jsc.hadoopConfiguration())  # noqa: SLF001
+        where = "params.yaml: featurise.engine.data"
+        try:
+            self.system = self.path(root).getFileSystem(session._jsc.hadoopConfiguration())  # noqa: SLF001
+        except Py4JError as error:
+            remedy = (
+                "Name the file system's package under `config: {spark.jars.packages: ...}`, or correct the address."
+            )
+            problem = Problem(where, "an address of a file system that Spark has", _said(error), remedy)
+            raise ConfigurationRefused(problem) from error
+        try:
+            self.system.exists(self.path(root))
+        except Py4JError as error:
+            remedy = "Check the address, the rights and the network."
+            raise ServiceRefused(Problem(where, "a file system that answers", _said(error), remedy)) from error
 
     def at(self, place: str) -> str:
         """Return the address of a place under the root."""
@@ -102,9 +125,11 @@ class Files:
         return self.session.read.parquet(re.sub(r"[\[\]{}*?\\]", r"\\\g<0>", self.at(place)))
 
     def names(self, place: str) -> list[str]:
-        """Return what lies in a folder, in order."""
+        """Return what lies in a folder, in order, without Spark's marks."""
         listed = self.system.listStatus(self.path(self.at(place)))
-        return sorted(entry.getPath().getName() for entry in listed)
+        return sorted(
+            name for name in (entry.getPath().getName() for entry in listed) if not name.startswith(("_", "."))
+        )
 
     def remove(self, place: str) -> None:
         """Remove a file or a folder with all that it holds."""

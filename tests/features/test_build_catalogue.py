@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 
 import ibis
+import pyarrow as pa
+import pytest
 
 from features.aggregates import spread, trend
 from features.definition import Feature, Subject, definition_hashes
@@ -61,3 +66,20 @@ def test_spread_and_trend_of_large_money_are_exact():
     assert row["spread"] == 0
     assert abs(row["trend"] - 30.4375 / 30) < 1e-12
     assert row["flat"] == 0
+
+
+@pytest.mark.parametrize(
+    ("level", "noise", "rows"), [(1e4, 0.01, 30), (1e6, 1, 50), (1e9, 100, 400), (1e12 - 100, 1, 50), (1e15, 3, 20)]
+)
+def test_a_small_spread_or_trend_about_a_high_level_is_not_lost(level, noise, rows):
+    random_ = random.Random(rows)
+    money = [Decimal(level + random_.uniform(-noise, noise)).quantize(Decimal("0.01")) for _ in range(rows)]
+    days = [(7 * at) % 360 for at in range(rows)]
+    columns = {"g": ["a"] * rows, "x": pa.array(money, pa.decimal128(18, 2)), "d": pa.array(days, pa.int32())}
+    table, true = ibis.memtable(pa.table(columns)), ibis.literal(True)
+    got = table.group_by("g").aggregate(s=spread(table.x, true), t=trend(table.x, table.d, true)).execute().iloc[0]
+    mean, middle = Fraction(sum(money)) / rows, Fraction(sum(days), rows)
+    assert got["s"] == pytest.approx(float(sum((Fraction(x) - mean) ** 2 for x in money) / rows) ** 0.5, rel=1e-12)
+    slope = sum((Fraction(x) - mean) * (middle - day) for x, day in zip(money, days, strict=True))
+    slope /= sum((day - middle) ** 2 for day in days)
+    assert got["t"] == pytest.approx(float(slope) * 30.4375, rel=1e-12)

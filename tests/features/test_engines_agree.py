@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from features.aggregates import exact, mean, spread, trend
 from features.engine import DuckDB
+from tests.features import awkward
 from tests.features.drawn import build, observe
 from tests.features.on_spark import differences, matrix_on_spark, rows_of, session
-from tests.features.test_time_build import ATTRIBUTES, CUSTOMERS, world
 
 NASTY = pa.table(
     {
@@ -99,17 +99,34 @@ def test_words_that_engines_read_differently(query):
         assert not differences(expected, right, expected), (at, left, right)
 
 
+@pytest.mark.spark
+def test_texts_are_compared_as_they_are():
+    """No quote, backslash, sign of a variable, blank, accent or letter's case makes two texts one, or one two."""
+    from features.spark import Spark
+
+    texts = sorted(awkward.TEXTS)
+    spark = Spark(session())
+    held = pa.table({"text": texts})
+    table = spark.view("texts", session().createDataFrame(held))
+    asked = table.select("text", *((table.text == text).name(f"is_{at}") for at, text in enumerate(texts)))
+    made = spark.rows(asked.order_by("text"))
+    assert [row["text"] for row in made] == texts
+    for at, row in enumerate(made):
+        assert [row[f"is_{other}"] for other in range(len(texts))] == [other == at for other in range(len(texts))]
+
+
 @pytest.mark.slow
 @pytest.mark.spark
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000), day=st.dates(dt.date(2022, 3, 1), dt.date(2024, 12, 31)), rows=st.integers(10, 120))
 def test_random_histories_give_the_same_on_both(seed, day, rows):
-    """Every table, late and restated rows among them, any day of the month; every feature, null for null."""
-    observations = observe("\n".join(f"{customer} {day}" for customer in CUSTOMERS))
-    options = {"attributes": ATTRIBUTES, "training": observe(f"a {day}"), "windows": (1, 3, 12), "lags": 2}
-    tables = world(seed, rows=rows)
-    expected = rows_of(build(tables, observations, **options))
-    made = rows_of(matrix_on_spark(tables, observations, **options))
+    """Every table, late and restated rows among them, month ends and any day; every feature, null for null."""
+    days = ("2023-12-31", "2024-02-29", day.isoformat())
+    observations = observe("\n".join(f"{c} {d}" for c in (*awkward.CUSTOMERS, "nobody") for d in sorted({*days})))
+    options = {"attributes": awkward.ATTRIBUTES, "training": observe(f"a {day}"), "windows": (1, 3, 12), "lags": 2}
+    tables = awkward.world(seed, rows)
+    expected = rows_of(build(tables, observations, least_group=2, **options))
+    made = rows_of(matrix_on_spark(tables, observations, least_group=2, **options))
     assert made.keys() == expected.keys()
     for place, row in expected.items():
         assert list(made[place]) == list(row)

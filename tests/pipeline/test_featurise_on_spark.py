@@ -54,7 +54,9 @@ def test_without_java_or_pyspark_the_setting_is_refused(monkeypatch):
         on_spark.session(SparkEngine(spark="local[1]"))
 
 
-def test_the_default_engine_never_loads_spark():
+def test_the_default_install_and_engine_are_without_spark():
+    locked = {name: (ROOT / f"requirements/{name}.lock").read_text() for name in ("run", "spark")}
+    assert ["\npyspark==" in locked[name] for name in ("run", "spark")] == [False, True]
     code = "import sys, pipeline.featurise, features.build; sys.exit('pyspark' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
