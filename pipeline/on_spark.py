@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from pipeline.params import Part
 
 DATA = Path("data")
 READ = ("ingest/tables", "observe")
+PATIENCE = 600  # seconds
 AT_ONCE = 200  # columns whose coverage is counted in one pass
 SENT = "sent.json"  # under a root elsewhere: the hash of each file that was copied there
 
@@ -76,6 +78,23 @@ def session(engine: SparkEngine) -> Any:
                 "Start it, or correct the address.",
             )
         ) from error
+
+
+def wait_for_workers(session: Any, seconds: float = PATIENCE) -> None:
+    """Return when a worker has done a task; refuse (exit code 8) when none took one in so many seconds."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
+
+    patience = threading.Timer(seconds, session.sparkContext.cancelAllJobs)
+    patience.start()
+    try:
+        session.range(1).count()
+    except (PySparkException, Py4JError) as error:
+        remedy = "Start workers, or ask in `config` for no more memory and cores than one of them offers."
+        where = "params.yaml: featurise.engine.spark"
+        raise ServiceRefused(Problem(where, "a worker that takes tasks", f"none in {seconds:g} s", remedy)) from error
+    finally:
+        patience.cancel()
 
 
 def address(path: Path) -> str:
@@ -230,6 +249,7 @@ def build(
 
     spark = session(engine)
     try:
+        wait_for_workers(spark)
         root = (engine.data or address(DATA)).rstrip("/")
         files, built = Files(spark, root), Spark(spark)
         if engine.data:
