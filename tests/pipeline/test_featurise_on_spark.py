@@ -145,6 +145,25 @@ def test_a_run_on_spark_publishes_what_duckdb_publishes(world):
     assert json.loads((world.folder / "data/monitor/figures.json").read_text()).keys() == figures.keys()
 
 
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.realdata
+@needs_java
+@pytest.mark.parametrize("source", ["berka", "superlender"])
+def test_real_sources_have_the_same_features_on_both(source, realdata, tmp_path):
+    """Accounts of a bank, and loans with their instalments and payments; Spark as it is, without settings."""
+    world = copy_project(tmp_path / "project")
+    (world.folder / "data/raw").mkdir(exist_ok=True)
+    (world.folder / "data/raw" / source).symlink_to(realdata / source, target_is_directory=True)
+    world.set_params({"source": source})
+    for name in ("ingest", "observe", "featurise"):
+        stage(world, name)
+    shutil.copytree(world.folder / "data/featurise", world.folder / "data/by_duckdb")
+    world.set_params({"featurise": {"engine": {"spark": "local[2]"}}})
+    stage(world, "featurise")
+    assert_as_duckdb(world)
+
+
 def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
