@@ -24,7 +24,14 @@ from pipeline.on_spark import SparkEngine
 from tests.features.on_spark import differences
 
 TABLES = ("training/features.parquet", "scoring/features.parquet", "scoring/position.parquet", "catalogue.parquet")
-SMALL = {"spark.sql.shuffle.partitions": 2, "spark.sql.codegen.wholeStage": False, "spark.driver.maxResultSize": "200k"}
+SMALL = {  # rows are few: what counts is how long queries take to plan and to start
+    "spark.sql.shuffle.partitions": 2,
+    "spark.sql.adaptive.enabled": False,
+    "spark.sql.codegen.wholeStage": False,
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    **{f"spark.{side}.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" for side in ("driver", "executor")},
+    "spark.driver.maxResultSize": "200k",
+}
 EARLY = ("simulate", "ingest", "observe")
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
 
@@ -220,14 +227,19 @@ def test_two_workers_read_and_write_in_place_and_under_an_address(world, cluster
     stage(world, "featurise", SPARK_LOCAL_IP="127.0.0.1")
     assert_as_duckdb(world)
     assert all(list(folder.glob("app-*/*/stderr")) for folder in work)  # each worker ran an executor
-    in_place = digests(world.folder / "data/featurise")
 
     elsewhere = tmp_path / "a bucket" / "data"
     elsewhere.mkdir(parents=True)
-    world.set_params({"featurise": {"engine": {"data": f"file://{elsewhere}"}}})
+    built = json.loads((world.folder / "data/featurise/summary.json").read_text())["built"]
+    few = {"leave_out": sorted(set(built) - {"customers", "transactions"})}  # the way of the files is what is looked at
+    world.set_params({"featurise": {"engine": {"data": f"file://{elsewhere}"}} | few})
     stage(world, "featurise", SPARK_LOCAL_IP="127.0.0.1")
     made = digests(world.folder / "data/featurise")
-    assert made == in_place
+    for name in TABLES[:2]:
+        full, part = (rows_of(world.folder / "data" / folder / name) for folder in ("by_duckdb", "featurise"))
+        assert 20 < part.num_columns < full.num_columns
+        for left, right in zip(full.to_pylist(), part.to_pylist(), strict=True):
+            assert not differences(left, right, right)
     for name in TABLES[:3]:
         there = digests(elsewhere / "featurise" / name)
         assert there == {
