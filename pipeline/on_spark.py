@@ -159,6 +159,8 @@ class Files:
         self.system.mkdirs(self.path(self.at(target)).getParent())
         if not self.system.rename(self.path(self.at(place)), self.path(self.at(target))):
             raise OSError(f"Spark's file system did not move {place} to {target}")
+        folder, _, name = target.rpartition("/")
+        self.remove(f"{folder}/.{name}.crc")  # a checksum that Hadoop adds on local disks
 
     def send(self, local: Path) -> int:
         """Copy the files of READ under the root that are absent or differ there; return how many.

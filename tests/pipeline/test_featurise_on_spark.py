@@ -32,6 +32,7 @@ SMALL = {  # rows are few: what counts is how long queries take to plan and to s
     **{f"spark.{side}.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" for side in ("driver", "executor")},
     "spark.driver.maxResultSize": "200k",
 }
+ON_WORKERS = SMALL | {"spark.driver.host": "127.0.0.1", "spark.executor.memory": "700m", "spark.executor.cores": 1}
 EARLY = ("simulate", "ingest", "observe")
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
 
@@ -219,20 +220,26 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[Path]]]:
 @pytest.mark.slow
 @pytest.mark.spark
 @needs_java
-def test_two_workers_read_and_write_in_place_and_under_an_address(world, cluster, tmp_path):
-    """In the project's folder first; then ingest's files are copied to an address once and features come back as files."""
+def test_two_workers_give_what_duckdb_gives_in_place(world, cluster):
+    """No row passes through the driver: nothing larger than 200 kB may come to it."""
     master, work = cluster
-    config = {**SMALL, "spark.driver.host": "127.0.0.1", "spark.executor.memory": "700m", "spark.executor.cores": 1}
-    world.set_params({"featurise": {"engine": {"spark": master, "config": config}}})
+    world.set_params({"featurise": {"engine": {"spark": master, "config": ON_WORKERS}}})
     stage(world, "featurise", SPARK_LOCAL_IP="127.0.0.1")
     assert_as_duckdb(world)
     assert all(list(folder.glob("app-*/*/stderr")) for folder in work)  # each worker ran an executor
 
+
+@pytest.mark.slow
+@pytest.mark.spark
+@needs_java
+def test_two_workers_read_and_write_under_an_address(world, cluster, tmp_path):
+    """Ingest's files are copied to it once and the features come back as files; few features, for it is about files."""
     elsewhere = tmp_path / "a bucket" / "data"
     elsewhere.mkdir(parents=True)
-    built = json.loads((world.folder / "data/featurise/summary.json").read_text())["built"]
-    few = {"leave_out": sorted(set(built) - {"customers", "transactions"})}  # the way of the files is what is looked at
-    world.set_params({"featurise": {"engine": {"data": f"file://{elsewhere}"}} | few})
+    built = json.loads((world.folder / "data/by_duckdb/summary.json").read_text())["built"]
+    few = {"leave_out": sorted(set(built) - {"customers", "transactions"})}
+    engine = {"spark": cluster[0], "config": ON_WORKERS, "data": f"file://{elsewhere}"}
+    world.set_params({"featurise": {"engine": engine} | few})
     stage(world, "featurise", SPARK_LOCAL_IP="127.0.0.1")
     made = digests(world.folder / "data/featurise")
     for name in TABLES[:2]:
