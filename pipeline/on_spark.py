@@ -5,7 +5,8 @@ mount), or an address such as `s3a://bucket/data` or `hdfs://name/data`. Under a
 `observe` that are not there yet are copied to it first and the finished features copied back, file by file; no row
 is collected by the driver.
 What is written is a folder of Parquet files `part-00000.parquet`, ... in the order (as_of, customer_id), the same files
-from run to run: each holds the rows of whole dates.
+with the same rows in the same order from run to run: each holds the rows of whole dates. Their bytes differ in one
+thing, the order in which Spark's writer names each column's encodings at the end of a file.
 """
 
 from __future__ import annotations
