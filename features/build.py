@@ -33,13 +33,14 @@ from features import (
     repayment,
     utilisation,
 )
-from features.definition import KEYS, Across, Feature, Lender, Skipped, Subject, definition_hashes, digest
+from features.definition import KEYS, Across, Feature, Lender, Lines, Skipped, Subject, definition_hashes, digest
 from features.engine import DuckDB, Engine
 from features.errors import DataRefused, Problem
 from features.panel import Panel
 from features.partials import MOST_VALUES, Plan, Values
 from features.position import FACTS, position
 from features.prepared import coded, codes_of, numbered, prepared
+from features.utilisation import own
 from features.visible import visible_at
 
 SUBJECTS = (observed, cashflow, repayment, arrears, utilisation, exposure, bureau, accounts, companies, generic, peers)
@@ -153,7 +154,28 @@ class Matrix:
             filled,
             self.settings.least_group,
             self.engine.keep,
+            {ours: self._lines(kept_rows, filled, ours=ours) for ours in (True, False)},
         )
+
+    def _lines(self, rows: dict[str, ibis.Table], filled: dict[str, frozenset[str]], *, ours: bool) -> Lines:
+        """Find the same of one side's credit lines alone, and how many of them one customer has at most."""
+        if "credits" not in rows:
+            return Lines({}, {}, 0)
+        seen = {
+            name: visible_at(rows[name], ibis.literal(self.edge)) for name in ("credits", "statements") if name in rows
+        }
+        held = seen["credits"]
+        seen["credits"] = held = held.filter(own(held) if ours else ~own(held))
+        if "statements" in seen:
+            seen["statements"] = seen["statements"].semi_join(held, "credit_id")
+        given, vocabulary = {}, {}
+        for name, table in seen.items():
+            counts = self.engine.rows(table.aggregate(**{c: table[c].count() for c in sorted(filled[name])}))[0]
+            given[name] = frozenset(column for column, count in counts.items() if count)
+            for column in [column for of, column in FREQUENT if of == name and column in given[name]]:
+                vocabulary[f"{name}.{column}"] = generic.frequent(self.engine, table, column)
+        each = held.group_by("customer_id").aggregate(lines=held.credit_id.nunique())
+        return Lines(given, vocabulary, int(self.engine.rows(each.aggregate(most=each.lines.max()))[0]["most"] or 0))
 
     def _declare(self) -> tuple[list[Subject], list[Skipped]]:
         built, skipped = [], []

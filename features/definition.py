@@ -86,6 +86,19 @@ class Across:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """What a source says of our own credit lines, or of those of other lenders, as known on the last training date."""
+
+    filled: Mapping[str, frozenset[str]]  # table (credits, statements) -> columns with a value
+    vocabulary: Mapping[str, tuple[str, ...]]  # table.column -> frequent values, most frequent first
+    most_lines: int  # of one customer
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Return whether a line of this side has a value in each of these columns."""
+        return set(columns) <= self.filled.get(table, frozenset())
+
+
+@dataclass(frozen=True)
 class Lender:
     """What a source offers on the observed dates: prepared tables, their attributes, windows and vocabularies.
 
@@ -104,6 +117,7 @@ class Lender:
     filled: Mapping[str, frozenset[str]]  # table -> columns that the mapping gives
     least_group: int = 10  # known values in a peer group, below which its average and ranks are null
     once: Callable[[str, ibis.Table], ibis.Table] = lambda _, table: table  # work a table out once, under a name
+    lines: Mapping[bool, Lines] = field(default_factory=dict)  # our own (true), and those of other lenders (false)
 
     def known(self, table: str | ibis.Table, observed: ibis.Table | None = None, by: str = "customer_id") -> ibis.Table:
         """Return what each observation can see of a table: its rows with `months_before` and `days_before`.

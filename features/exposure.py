@@ -9,10 +9,22 @@ import ibis
 
 from features.aggregates import count, mean, months, ratio, share, span, total
 from features.cashflow import slug
-from features.definition import Feature, Formula, Lender, Skipped, Subject, bound
+from features.definition import Feature, Formula, Lender, Lines, Skipped, Subject, bound
 from features.utilisation import own, statements_of
 
 LONG = (36,)  # months beyond the windows
+UNSAID = {  # what a side's lines may leave open: the columns that one of them must have a value in, and the words
+    "limits": ((("credits", "credit_limit"), ("statements", "credit_limit")), "a limit"),
+    "principals": ((("credits", "principal"),), "a principal"),
+    "rates": ((("credits", "rate"),), "a rate"),
+    "terms": ((("credits", "term_months"),), "a term"),
+    "states": ((("statements", "status"),), "its status"),
+    "balances": ((("statements", "balance"),), "a balance"),
+    "overdue": ((("statements", "overdue_amount"),), "an overdue amount"),
+    "days_past_due": ((("statements", "days_past_due"),), "days past due"),
+    "openings": ((("credits", "opened_on"),), "when it was opened"),
+    "products": ((("credits", "product"),), "its product"),
+}
 VALUES = 3  # the most frequent products and states have features of their own
 
 
@@ -64,6 +76,17 @@ def side_subjects(lender: Lender, side: Side) -> Iterator[Subject | Skipped]:
             },
             made_by=(lines, own, statements_of),
         )
+        yield from _unsaid(lender.lines[side.ours], side)
+
+
+def _unsaid(said: Lines, side: Side) -> Iterator[Skipped]:
+    """Say what no line of this side can tell, so that no column is built which never has a value."""
+    one = side.words.replace("lines", "line")
+    for what, (columns, words) in UNSAID.items():
+        if not any(said.has(*column) for column in columns):
+            yield Skipped(f"{side.prefix}_{what}", f"no {one} of the source states {words}")
+    if said.most_lines < 2:
+        yield Skipped(f"{side.prefix}_new_against_old", f"no customer has two {side.words}")
 
 
 def lines(lender: Lender, *, ours: bool) -> ibis.Table:
@@ -114,9 +137,9 @@ def lines(lender: Lender, *, ours: bool) -> ibis.Table:
 
 
 def _features(lender: Lender, side: Side) -> Iterator[Feature]:
-    always = ibis.literal(True)
+    always, said = ibis.literal(True), lender.lines[side.ours]
     w, z = side.words, side.words_zh
-    null_means = f"no {w.removesuffix('s')} was known"
+    null_means = f"no {w.replace('lines', 'line')} was known"
 
     def declare(name: str, formula: Formula, english: str, chinese: str, unit: str, direction: int = 0) -> Feature:
         return Feature(f"{side.prefix}_{name}", formula, english, chinese, side.family, unit, direction, null_means)
@@ -130,10 +153,10 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
         f"已结清{z}占比",
         "share",
     )
-    yield from _by_value(lender, declare, w, z)
-    if lender.has("credits", "opened_on") and lender.has("credits", "principal"):
+    yield from _by_value(said, declare, w, z)
+    if said.has("credits", "opened_on", "principal") and said.most_lines > 1:
         yield from _new_against_old(declare, w, z)
-    if lender.has("credits", "opened_on"):
+    if said.has("credits", "opened_on") and said.most_lines > 1:
         yield declare(
             "opening_gap_mean",
             lambda r: ratio(
@@ -144,6 +167,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "months",
             -1,
         )
+    if said.has("credits", "opened_on"):
         for k in (*lender.windows[-2:], *LONG):
             text, text_zh = months(k)
             yield declare(
@@ -169,7 +193,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "months",
             -1,
         )
-    limits = lender.has("credits", "credit_limit") or lender.has("statements", "credit_limit")
+    limits = said.has("credits", "credit_limit") or said.has("statements", "credit_limit")
     if limits:
         yield declare(
             "limit_sum",
@@ -179,7 +203,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "money",
             -1,
         )
-    if lender.has("credits", "principal"):
+    if said.has("credits", "principal"):
         yield declare(
             "principal_sum",
             lambda r: total(r.principal, r.open),
@@ -194,9 +218,9 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             f"{z}最大本金",
             "money",
         )
-    if lender.has("credits", "rate"):
+    if said.has("credits", "rate"):
         yield declare("rate_mean", lambda r: mean(r.rate, always), f"Average rate of {w}", f"{z}平均利率", "share", 1)
-    if lender.has("credits", "term_months"):
+    if said.has("credits", "term_months"):
         yield declare(
             "months_left_max",
             lambda r: r.months_left.max(where=r.open).cast("float64"),
@@ -204,7 +228,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             f"未结清{z}最长剩余月数",
             "months",
         )
-    if not side.ours and lender.has("credits", "provider"):
+    if not side.ours and said.has("credits", "provider"):
         yield declare(
             "providers",
             lambda r: r.provider.nunique().cast("float64"),
@@ -213,7 +237,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "count",
             1,
         )
-    if lender.has("statements", "balance"):
+    if said.has("statements", "balance"):
         yield declare(
             "balance_sum", lambda r: total(r.balance, r.open), f"Debt on open {w}", f"未结清{z}余额合计", "money"
         )
@@ -234,7 +258,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
                 "share",
                 1,
             )
-        if lender.has("credits", "principal"):
+        if said.has("credits", "principal"):
             yield declare(
                 "balance_to_principal",
                 lambda r: ratio(r.balance.sum(where=r.open & (r.principal > 0)), r.principal.sum(where=r.open)),
@@ -243,7 +267,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
                 "share",
                 1,
             )
-    if lender.has("statements", "overdue_amount"):
+    if said.has("statements", "overdue_amount"):
         yield declare(
             "overdue_sum",
             lambda r: total(r.overdue_amount, always),
@@ -252,7 +276,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
             "money",
             1,
         )
-        if lender.has("statements", "balance"):
+        if said.has("statements", "balance"):
             yield declare(
                 "overdue_to_balance",
                 lambda r: ratio(r.overdue_amount.sum(where=r.balance > 0).fill_null(0), r.balance.sum()),
@@ -261,7 +285,7 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
                 "share",
                 1,
             )
-    if lender.has("statements", "days_past_due"):
+    if said.has("statements", "days_past_due"):
         yield declare(
             "days_past_due_max",
             lambda r: r.days_past_due.max().cast("float64"),
@@ -298,9 +322,9 @@ def _features(lender: Lender, side: Side) -> Iterator[Feature]:
         )
 
 
-def _by_value(lender: Lender, declare: Callable[..., Feature], w: str, z: str) -> Iterator[Feature]:
+def _by_value(said: Lines, declare: Callable[..., Feature], w: str, z: str) -> Iterator[Feature]:
     """Declare how many lines are of each frequent product, and in each frequent state."""
-    for value in lender.vocabulary.get("credits.product", ())[:VALUES]:
+    for value in said.vocabulary.get("credits.product", ())[:VALUES]:
         yield declare(
             f"product_{slug(value)}_open_count",
             bound(lambda r, value: count(r.open & (r.product == value).fill_null(False)), value),
@@ -308,7 +332,7 @@ def _by_value(lender: Lender, declare: Callable[..., Feature], w: str, z: str) -
             f"未结清{z}中“{value}”产品的笔数",
             "count",
         )
-    for value in lender.vocabulary.get("statements.status", ())[:VALUES]:
+    for value in said.vocabulary.get("statements.status", ())[:VALUES]:
         yield declare(
             f"status_{slug(value)}_count",
             bound(lambda r, value: count((r.status == value).fill_null(False)), value),
@@ -316,7 +340,7 @@ def _by_value(lender: Lender, declare: Callable[..., Feature], w: str, z: str) -
             f"最新状态为“{value}”的{z}数",
             "count",
         )
-    if lender.has("credits", "product"):
+    if said.has("credits", "product"):
         newest = declare(
             "product_last",
             lambda r: r["product"].max(where=r.newest_first == 1),

@@ -86,21 +86,22 @@ class Refits:
     def worth(self) -> list[np.ndarray]:
         """Return, a fold, what each input takes off the log loss [nats a row] of train rows that its trees never saw.
 
-        A model a fold, on half of the fold's train customers, judged on the other half: the fold's held-out rows have
-        no say. The halves change places from fold to fold.
+        Two models a fold, each on half of the fold's train customers, judged on the other half: the fold's held-out
+        rows have no say.
         """
         everything = np.arange(len(self.inputs))
 
-        def half(job: tuple[int, _Part]) -> np.ndarray:
-            number, part = job
-            rows, asked = part.halves[number % 2], part.halves[1 - number % 2]
+        def half(job: tuple[_Part, int]) -> np.ndarray:
+            part, number = job
+            rows, asked = part.halves[number], part.halves[1 - number]
             if not 0 < part.outcome[rows].mean() < 1 or not 0 < part.outcome[asked].mean() < 1:
                 return np.zeros(len(self.inputs))
             train, test = part.train[rows], part.train[asked]
             booster, curve = self._fitted(train, part.outcome[rows], test, part.outcome[asked], everything)
             return held_out_gain(booster, test, part.outcome[asked], int(curve.argmin()) + 1)
 
-        return estimator.side_by_side(half, enumerate(self.parts))
+        done = estimator.side_by_side(half, [(part, number) for part in self.parts for number in (0, 1)])
+        return [(first + second) / 2 for first, second in zip(done[::2], done[1::2], strict=True)]
 
     def difference(self, first: Answer, second: Answer) -> tuple[float, float]:
         """Return AUC(first) - AUC(second), mean over the folds, and its standard error (DeLong, paired, clustered)."""

@@ -1,9 +1,10 @@
 """Which features a model is given: those that can teach, that keep still, and no more of them than it takes.
 
-First, without a look at outcomes: constant, almost always missing, duplicate and identifier-like columns go. Then, on
-the folds on which tune searches, columns that drift between train months go where the risk is ranked as well without
-them, and the smallest set stays that is as good as the best (models/adversarial.py, models/smallest.py). Only train
-rows come in.
+First, without a look at outcomes: constant, almost always missing, duplicate and identifier-like columns go. Then the
+smallest set stays that is as good as the best (models/smallest.py), and columns that drift between train months go
+where later months are ranked as well without them (models/adversarial.py). Sets are judged on later as_ofs by models of
+those that had closed before; folds of customers would not see what a column that moves with time is worth later on.
+They stand in only where the span or the defaults do not suffice. Only train rows come in.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from models.adversarial import Drift, drift
 from models.inputs import Input, Panel, numbered, numeric_matrix
 from models.refits import SMOOTHING, Refits
 from models.smallest import Smallest, SmallestSettings, smallest
-from models.splits import Indices, customer_hash
+from models.splits import Indices, customer_hash, forward_indices, later_indices
 
 SAMPLE = 20_000  # rows on which ranks are compared
 FIGURES = (
@@ -29,6 +30,8 @@ FIGURES = (
 DRIFTS = "drifts between train months, and the risk is ranked as well without it"
 NOT_NEEDED = "adds nothing to a smaller set"
 MOST_CELLS = 8_000_000  # rows x columns of what is refitted
+BLOCKS = 4  # of time on which sets are judged
+LEAST_BADS = 200  # defaults that the first block learns from, and that all blocks are asked about
 
 
 class SelectSettings(SmallestSettings):
@@ -53,13 +56,15 @@ class Selection:
 def select(panel: Panel, inputs: tuple[Input, ...], indices: Indices, settings: SelectSettings) -> Selection:
     """Return what of `inputs` to keep on these train rows, judged on these folds, with a reason for each that is not.
 
-    indices: (train rows, held-out rows) of each fold. Refused (exit code 2): an infinite value.
+    indices: (train rows, held-out rows) of each fold, for where time cannot be held out. Refused (exit code 2): an
+    infinite value.
     """
     first = screen(panel, inputs, settings)
     if not settings.smallest or len(first.inputs) < 2:
         return first
     rows, folds = thinned(panel, indices, min(settings.most_rows, MOST_CELLS // len(first.inputs)))
-    refits = Refits(rows, first.inputs, folds, settings.seed)
+    forward = None if rows.learned is None else forward_indices(rows, BLOCKS, LEAST_BADS)
+    refits = Refits(rows, first.inputs, forward or folds, settings.seed)
     if not refits.parts:
         return first
     everything = np.arange(len(first.inputs))
@@ -67,8 +72,12 @@ def select(panel: Panel, inputs: tuple[Input, ...], indices: Indices, settings: 
     drifts = drift(rows, first.inputs, coder.matrix(rows.features, first.inputs), settings)
     whole = refits.ask([everything] * len(refits.parts))
     found = smallest(refits, refits.worth(), whole, settings)
-    kept, tried = still(refits, found, drifts, settings)
-    return _told(first, drifts, kept, found, {"tried": tried, "rows": len(rows)})
+    later = refits
+    if forward is None and any(first.inputs[place].name in drifts.candidates for place in found.places):
+        later = Refits(rows, first.inputs, later_indices(rows, settings.seed), settings.seed)
+    kept, tried = still(later, found, drifts, settings) if later.parts else (found.places, [])
+    how = {"tried": tried, "rows": len(rows), "folds": "by customer" if forward is None else "by time"}
+    return _told(first, drifts, kept, found, how)
 
 
 def still(
@@ -76,21 +85,24 @@ def still(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Return the places kept once drifting columns that the ranking does not need are gone, and what was tried.
 
-    All candidates of the set are left out at first; while that costs more than a set may cost, the half of them that
-    adds most to the ranking stays.
+    A drifting column that the smallest set does without is gone already. Of those in it, all go where held-out rows are
+    ranked better without them by more than a standard error; else those that added nothing to the ranking of unseen
+    rows go, where that costs no more than a set may cost. What drifts and carries the risk stays.
     """
     names = [each.name for each in refits.inputs]
-    wanted = [place for place in found.order[::-1] if names[place] in drifts.candidates and place in found.places]
+    drifting = np.array([place for place in found.places if names[place] in drifts.candidates], int)
     tried: list[dict[str, Any]] = []
-    whole = refits.ask([found.places] * len(refits.parts)) if wanted else None
-    while wanted and whole is not None:
+    if not len(drifting):
+        return found.places, tried
+    whole = refits.ask([found.places] * len(refits.parts))
+    for wanted, proven in ((drifting, True), (drifting[found.worth[drifting] <= 0], False)):
         rest = np.setdiff1d(found.places, wanted)
-        if len(rest) >= settings.least_features:
-            loss, error = refits.difference(whole, refits.ask([rest] * len(refits.parts)))
-            tried.append({"left_out": len(wanted), "auc_loss": round(loss, 6), "standard_error": round(error, 6)})
-            if loss <= min(settings.standard_errors * error, settings.max_auc_loss):
-                return rest, tried
-        wanted = wanted[: len(wanted) // 2]
+        if len(rest) < settings.least_features or not len(wanted):
+            continue
+        loss, error = refits.difference(whole, refits.ask([rest] * len(refits.parts)))
+        tried.append({"left_out": len(wanted), "auc_loss": round(loss, 6), "standard_error": round(error, 6)})
+        if loss <= (-error if proven else min(settings.standard_errors * error, settings.max_auc_loss)):
+            return rest, tried
     return found.places, tried
 
 

@@ -1,4 +1,4 @@
-"""The smallest set of columns that ranks held-out rows as well as the best, on the folds on which tune searches.
+"""The smallest set of columns that ranks held-out rows as well as the best.
 
 In each fold the columns are ordered by what they add on train rows that the ordering model never saw, so that the
 fold's held-out rows judge the whole procedure and not a choice made on them. Sets of falling size are judged, and the
@@ -28,8 +28,8 @@ class SmallestSettings(DriftSettings):
     """What a smaller set may cost."""
 
     standard_errors: float = Field(1.0, ge=0)  # of the difference from the best set; 0: keep what is best
-    max_auc_loss: float = Field(0.001, ge=0)  # below the best set, whatever the standard error
-    max_auc_error: float = Field(0.003, ge=0)  # standard error of the difference above which nothing is dropped
+    max_auc_loss: float = Field(0.002, ge=0)  # below the best set, whatever the standard error
+    max_auc_error: float = Field(0.004, ge=0)  # standard error of the difference above which nothing is dropped
     least_features: int = Field(5, ge=1)
 
 

@@ -166,6 +166,32 @@ def fold_indices(panel: Panel, fold: np.ndarray, kind: str) -> Indices:
     return indices
 
 
+def forward_indices(panel: Panel, count: int, least_bads: int) -> Indices | None:
+    """Return at most `count` folds in time: the last as_ofs in blocks, each asked of the as_ofs closed before it.
+
+    None where fewer than two blocks have `least_bads` defaults both to learn from and, taken together, to be asked.
+    """
+    dates = np.unique(panel.as_of)
+    able = [date for date in dates if panel.outcome[panel.closes <= date].sum() >= least_bads]
+    if len(able) < 2:
+        return None
+    at = np.searchsorted(able, panel.as_of, side="right") - 1  # -1: before the first date that can be asked
+    indices = []
+    for some in np.array_split(np.arange(len(able)), min(count, len(able))):
+        asked = np.flatnonzero((at >= some[0]) & (at <= some[-1]))
+        indices.append((np.flatnonzero(panel.closes <= able[some[0]]), asked))
+    return indices if sum(panel.outcome[asked].sum() for _, asked in indices) >= least_bads else None
+
+
+def later_indices(panel: Panel, seed: int) -> Indices:
+    """Return two folds: the earlier half of the rows' as_ofs teaches, the later half of other customers is asked."""
+    dates = np.unique(panel.as_of)
+    half = np.sort(panel.as_of)[len(panel) // 2]
+    late = panel.as_of >= max(dates[1], half)
+    side = grouped_folds(panel, 2, seed)
+    return [(np.flatnonzero(~late & (side != one)), np.flatnonzero(late & (side == one))) for one in (0, 1)]
+
+
 def repeated_indices(panel: Panel, fold: np.ndarray, plan: dict[str, Any], repeats: int) -> Indices:
     """Return the plan's folds, and for grouped folds `repeats` - 1 further divisions under other seeds."""
     indices = fold_indices(panel, fold, plan["folds"])

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from features.errors import DataRefused
 from models.inputs import horizon_months, panel
-from models.splits import SplitSettings, fold_indices, grouped_folds, repeated_indices, split, untrainable
+from models.splits import (
+    SplitSettings,
+    fold_indices,
+    forward_indices,
+    grouped_folds,
+    later_indices,
+    repeated_indices,
+    split,
+    untrainable,
+)
 
 
 def drawn(dates, customers=200, rate=0.2, horizon=12, seed=1):
@@ -114,3 +123,28 @@ def test_untrainable_says_why():
     assert "one class" in untrainable(np.zeros(50, int), 20)
     assert "19 defaults" in untrainable(np.array([0] * 100 + [1] * 19), 20)
     assert "no observation" in untrainable(np.array([], int), 20)
+
+
+def test_blocks_of_time_are_asked_of_dates_whose_windows_had_closed():
+    rows = panel(drawn(pd.date_range("2020-01-01", periods=8, freq="3MS")), ["x"], 12, in_time=True)
+    folds = forward_indices(rows, 4, 60)
+    starts = [str(rows.as_of[asked].min()) for _, asked in folds]
+    assert starts == ["2021-04-01", "2021-07-01", "2021-10-01"]  # 40 defaults a date: two dates must have closed
+    for train, asked in folds:
+        assert (rows.closes[train] <= rows.as_of[asked].min()).all()
+        assert rows.outcome[train].sum() >= 60
+    together = np.concatenate([asked for _, asked in folds])
+    assert len(np.unique(together)) == len(together)
+    assert len(forward_indices(rows, 2, 60)) == 2
+    assert forward_indices(rows, 4, 10_000) is None
+    short = panel(drawn(pd.date_range("2020-01-01", periods=4, freq="3MS")), ["x"], 12, in_time=True)
+    assert forward_indices(short, 4, 60) is None
+
+
+def test_later_dates_of_other_customers_are_asked_where_no_window_closes_in_time():
+    rows = panel(drawn(pd.date_range("2020-01-01", periods=4, freq="3MS")), ["x"], 12)
+    folds = later_indices(rows, 5)
+    for train, asked in folds:
+        assert rows.as_of[train].max() < rows.as_of[asked].min()
+        assert not set(rows.customer[train]) & set(rows.customer[asked])
+    assert sum(len(asked) for _, asked in folds) == len(rows) / 2

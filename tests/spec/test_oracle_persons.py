@@ -215,13 +215,17 @@ def _anchor() -> dict[str, list[dict[str, Any]]]:
         "credits": [
             {"credit_id": f"a{at}", "customer_id": "anchor", "opened_on": day, "known_on": day, "provider": provider,
              "product": product, "principal": d(100), "credit_limit": d(100), "term_months": 24, "rate": 0.125}
-            for at, (provider, product) in enumerate([("bureau", "loan"), ("own", "card")])
+            for at, (provider, product) in enumerate(
+                [("bureau", "loan"), ("own", "card"), ("bureau", "card"), ("own", "loan")]
+            )
         ],
         "instalments": [{**base, "due_on": due, "amount": d(10)} for due in (day, dt.date(2025, 12, 1))],
         "payments": [{**base, "payment_id": "a1", "paid_on": day, "amount": d(10), "due_on": None}],
         "statements": [
             {**base, "stated_on": day + dt.timedelta(days=at), "known_on": day + dt.timedelta(days=at), "balance": d(50),
-             "credit_limit": d(100), "minimum_due": d(5), "days_past_due": 3, "overdue_amount": d(5), "status": status}
+             "credit_limit": d(100), "minimum_due": d(5), "days_past_due": 3, "overdue_amount": d(5), "status": status,
+             "credit_id": line}
+            for line in ("a0", "a1")
             for at, status in enumerate(["closed", "active"])
         ],
     }  # fmt: skip
