@@ -8,8 +8,10 @@ import ibis
 
 from features.aggregates import months, ratio
 from features.definition import Across, Feature, Formula, bound
+from features.schedules import yearly_rate
 
 INSTALMENT_WORDS = ("instalment", "payment", "annuity")  # an attribute that ends so is the monthly instalment
+TERM_WORDS = ("term", "duration", "months")  # and one that ends so the number of monthly instalments
 PRINCIPAL_WORDS = ("exposure", "amount", "principal")  # and one that ends so is the amount asked for
 
 
@@ -36,6 +38,7 @@ def across(columns: Iterable[str], windows: tuple[int, ...]) -> Iterator[Across]
         *_cover(k),
         *_in_all(),
         *(item for column in sorted(given) for item in _implied_term(column, given)),
+        *(item for column in sorted(given) for item in _implied_rate(column, given)),
     ]
     return (item for item in declared if set(item.needs) <= given)
 
@@ -224,4 +227,43 @@ def _implied_term(column: str, given: set[str]) -> Iterator[Across]:
             "not stated, or no principal was known before",
         ),
         (column, "credits_principal_max"),
+    )
+
+
+def _implied_rate(column: str, given: set[str]) -> Iterator[Across]:
+    """Work the yearly rate out of amount, monthly instalment and term; set the instalment against the largest due."""
+    if not column.startswith("observations_") or not column.endswith(INSTALMENT_WORDS):
+        return
+
+    def asked(words: tuple[str, ...]) -> list[str]:
+        return [one for one in sorted(given) if one.startswith("observations_") and one.endswith(words)]
+
+    amounts = [one for one in asked(PRINCIPAL_WORDS) if one != "observations_exposure"] or asked(PRINCIPAL_WORDS)
+    for amount, term in ((amount, term) for amount in amounts[:1] for term in asked(TERM_WORDS)[:1]):
+        needs = (amount, column, term)
+        yield Across(
+            Feature(
+                f"{column}_implied_rate",
+                bound(lambda r, three: yearly_rate(r[three[0]], r[three[1]] * r[three[2]], r[three[2]], 12), needs),
+                "Yearly rate that the amount asked for, its monthly instalment and its term imply",
+                "申请金额、月供与期限隐含的年利率",
+                "asked_amount",
+                "share",
+                1,
+                "not stated",
+            ),
+            needs,
+        )
+    yield Across(
+        Feature(
+            f"{column}_to_largest_instalment",
+            _over(column, "schedules_largest_past", 1.0),
+            "The monthly instalment asked for, relative to the largest that fell due before",
+            "申请贷款的月供与历史最大一期应付之比",
+            "asked_amount",
+            "ratio",
+            1,
+            "not stated, or nothing fell due before",
+        ),
+        (column, "schedules_largest_past"),
     )

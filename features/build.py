@@ -31,6 +31,7 @@ from features import (
     observed,
     peers,
     repayment,
+    schedules,
     utilisation,
 )
 from features.definition import KEYS, Across, Feature, Lender, Lines, Skipped, Subject, definition_hashes, digest
@@ -43,7 +44,10 @@ from features.prepared import coded, codes_of, numbered, prepared
 from features.utilisation import own
 from features.visible import visible_at
 
-SUBJECTS = (observed, cashflow, repayment, arrears, utilisation, exposure, bureau, accounts, companies, generic, peers)
+SUBJECTS = (
+    observed, cashflow, repayment, arrears, schedules, utilisation, exposure, bureau, accounts, companies, generic,
+    peers,
+)  # fmt: skip
 FREQUENT = (  # categories whose values make features
     ("transactions", "category"),
     ("credits", "provider"),
@@ -168,7 +172,8 @@ class Matrix:
         seen["credits"] = held = held.filter(own(held) if ours else ~own(held))
         if "statements" in seen:
             seen["statements"] = seen["statements"].semi_join(held, "credit_id")
-        given, vocabulary = {}, {}
+        given: dict[str, frozenset[str]] = {}
+        vocabulary = {}
         for name, table in seen.items():
             counts = self.engine.rows(table.aggregate(**{c: table[c].count() for c in sorted(filled[name])}))[0]
             given[name] = frozenset(column for column, count in counts.items() if count)

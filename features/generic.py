@@ -1,19 +1,20 @@
 """Histories and attributes that nobody foresaw: every numeric and categorical attribute of every dated table.
 
-Numeric measures get the whole machinery by window; categories the latest value, how many different ones, how long the
-latest has stood, and the share of each frequent value. What is built thins out as a table grows wider (`DEPTH`), so
-that a table of a hundred measures yields hundreds of features and not thousands. A table without dates joins only where
-its mapping says `static: true`; its newest row then counts as stated.
+Numeric measures get the whole machinery by window, and averages over the rows of a category's frequent values;
+categories the latest value, how many different ones, and the share of each frequent value. What is built thins out as a
+table grows wider (`DEPTH`), so that a table of a hundred measures yields hundreds of features and not thousands. A
+table without dates joins only where its mapping says `static: true`; its newest row then counts as stated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import ibis
 
-from features.aggregates import Measure, count, expand, last, months, ratio, share
+from features.aggregates import Measure, count, expand, last, mean, months, ratio, share
 from features.cashflow import slug
 from features.definition import Feature, History, Lender, Skipped, Subject, bound
 from features.engine import Engine
@@ -25,10 +26,11 @@ CANONICAL = ("transactions", "credits", "instalments", "payments", "statements",
 ELSEWHERE = {"statements": ("numeric",)}  # attributes that a subject of its own sums up
 # up to so many measures: aggregates over the last two windows, over the longest window, and over all that is known
 DEPTH: tuple[tuple[int, tuple[str, ...], tuple[str, ...], tuple[str, ...]], ...] = (
-    (12, ("mean", "max", "min", "sum"), ("std", "trend"), ("last", "recency")),
-    (40, ("mean",), ("max", "min", "trend"), ("last",)),
-    (10_000, (), ("mean", "max"), ("last",)),
+    (12, ("mean", "max", "min", "sum"), ("std", "trend", "decayed", "last_less_mean"), ("last", "recency")),
+    (40, ("mean",), ("max", "min", "trend", "decayed", "last_less_mean"), ("last",)),
+    (10_000, (), ("mean", "max", "decayed", "last_less_mean"), ("last",)),
 )
+MOST_BY_CATEGORY = 24  # averages of a measure over the rows of one value of a category, a table
 FREQUENT = 5  # values of a category whose share is a feature
 MOST_CATEGORIES = 40  # of a table, beyond which only the latest value is a feature
 
@@ -143,6 +145,34 @@ def _features(table: str, lender: Lender, numeric: tuple[str, ...], categorical:
         named = {slug(value): value for value in reversed(lender.vocabulary.get(f"{table}.{name}", ())[:FREQUENT])}
         for value in reversed(named.values()):  # of two values with one name the more frequent
             yield _share_of(table, name, value, windows[-1])
+    yield from islice(_by_category(table, lender, numeric, categorical, windows[-1]), MOST_BY_CATEGORY)
+
+
+def _by_category(
+    table: str, lender: Lender, numeric: tuple[str, ...], categorical: tuple[str, ...], k: int
+) -> Iterator[Feature]:
+    """Average each measure over the rows of each frequent value, most frequent values first."""
+    text, text_zh = months(k)
+    for place in range(FREQUENT if len(categorical) <= MOST_CATEGORIES else 0):
+        for name in categorical:
+            named = {slug(value): value for value in reversed(lender.vocabulary.get(f"{table}.{name}", ())[:FREQUENT])}
+            values = list(reversed(named.items()))
+            if len(values) < 2 or place >= len(values):  # one value alone: the average over all rows says the same
+                continue
+            word, value = values[place]
+            for column in numeric:
+                measure = _measure(table, column)
+                yield Feature(
+                    f"{table}_{column}_of_{name}_{word}_mean_{k}m",
+                    bound(
+                        lambda r, three: mean(r[three[0]], (r.months_before <= k) & (r[three[1]] == three[2])),
+                        (column, name, value),
+                    ),
+                    f"Average {measure.noun} in the last {text} over rows whose {name.replace('_', ' ')} is “{value}”",
+                    f"近{text_zh}“{name.replace('_', ' ')}”为“{value}”的{measure.noun_zh}平均值",
+                    measure.family,
+                    null_means="no such row with a value was known in the window",
+                )
 
 
 def _busier(table: str, windows: tuple[int, ...]) -> Feature:

