@@ -56,7 +56,7 @@ def _of_k(
     for aggregate in aggregates:
         for k in ks:
             name = f"{prefix}_{measure.column}_{aggregate}_{english}_{k}"
-            words = (f"(the {english} {k} only)", f"{chinese}{k}笔")
+            words = (f"(the {english} {'one' if k == 1 else k} only)", f"{chinese}{k}笔")
             yield worded(name, measure, aggregate, _placed(measure, aggregate, place, k), words)
 
 
