@@ -71,7 +71,7 @@ def make(target: Path, rows: int, months: str = "true") -> None:
                 printf('P%05d', CAST(hash(i + 13) % 30000 AS BIGINT)) AS partner,
                 CAST(day + CAST(hash(i + 5) % 4 AS INTEGER) AS VARCHAR) AS entered_on
             FROM (SELECT i, DATE '2021-01-01' + CAST((i * 1096) // {rows} AS INTEGER) AS day
-                  FROM range({rows} * 37 // 36) t(i))
+                  FROM range({rows * 37 // 36}) t(i))
             WHERE {months} ORDER BY i
         ) TO '{target}' (HEADER)
     """)
