@@ -50,6 +50,25 @@ class Workspace:
         path.write_text(yaml.safe_dump(lay(yaml.safe_load(path.read_text()), changes), sort_keys=False))
 
 
+LOOSE = "ingest: {max_quarantined_row_share: 1, max_quarantined_amount_share: 1}\n"
+
+
+def lay_out_shop(folder: Path, mapping: str) -> Path:
+    """Make an empty project folder with the source `shop`, in which no share of rows in quarantine ends a run."""
+    for inner in ("data/raw/shop", "data/sources"):
+        (folder / inner).mkdir(parents=True)
+    (folder / "params.yaml").write_text("source: shop\nas_of: latest\n" + LOOSE)
+    (folder / "data/sources/shop.yaml").write_text(mapping)
+    return folder
+
+
+def put(name: str, data: str | bytes, home: str = "data/raw/shop") -> None:
+    """Write a raw file below the present folder."""
+    path = Path(home) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
 def copy_project(folder: Path) -> Workspace:
     """Copy what git knows, link the environment, and make the folder a repository of its own."""
     listed = subprocess.run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from servers import free_port
 from workspaces import ROOT, Workspace, copy_project
 
 from features.errors import ConfigurationRefused
@@ -170,12 +170,6 @@ def test_real_sources_have_the_same_features_on_both(source, realdata, tmp_path)
     world.set_params({"featurise": {"engine": {"spark": "local[2]"}}})
     stage(world, "featurise")
     assert_as_duckdb(world)
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @pytest.fixture

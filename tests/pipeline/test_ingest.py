@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from workspaces import LOOSE, lay_out_shop, put
 
 from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, ResourceRefused
 from features.tables import open_tables
@@ -32,26 +33,16 @@ tables:
 """
 PEOPLE = "id,since\n001,2020-01-01\n2,2020-01-01\n3,2020-02-01\n"
 MOVES = "no,id,day,way,value,seen\na,001,2021-01-05,in,10.50,2021-01-06\nb,2,2021-01-07,out,3.25,2021-01-08\n"
-LOOSE = "ingest: {max_quarantined_row_share: 1, max_quarantined_amount_share: 1}\n"
 
 
 @pytest.fixture
 def room(tmp_path, monkeypatch):
     """An empty project folder with the source `shop`."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("data/raw/shop", "data/sources"):
-        Path(folder).mkdir(parents=True)
-    Path("params.yaml").write_text("source: shop\nas_of: latest\n" + LOOSE)
-    Path("data/sources/shop.yaml").write_text(MAPPING)
-    Path("data/raw/shop/people.csv").write_text(PEOPLE)
-    Path("data/raw/shop/moves.csv").write_text(MOVES)
+    lay_out_shop(tmp_path, MAPPING)
+    put("people.csv", PEOPLE)
+    put("moves.csv", MOVES)
     return tmp_path
-
-
-def put(name: str, text: str) -> None:
-    path = Path("data/raw/shop") / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 def rows(query: str) -> list[tuple]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from workspaces import lay_out_shop, put
 
 from features.errors import DataRefused
 from pipeline import ingest
@@ -29,7 +30,6 @@ tables:
     columns: {customer_id: id, event_on: day}
     attributes: {numeric: [length]}
 """
-PARAMS = "source: shop\nas_of: latest\ningest: {max_quarantined_row_share: 1, max_quarantined_amount_share: 1}\n"
 PEOPLE = "id,town,seen\n1,north,2021-01-01\n2,south,2021-01-01\n"
 VISITS = "id,day,length\n1,2021-01-04,3\n1,2021-01-04,3\n2,2021-01-05,4\n"
 HEAD = "no,id,day,value,seen"
@@ -40,17 +40,7 @@ BAD = "bad,1,2021-01-05,x,2021-01-06"
 def room(tmp_path, monkeypatch):
     """An empty project folder with the source `shop`."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("data/raw/shop", "data/sources"):
-        Path(folder).mkdir(parents=True)
-    Path("params.yaml").write_text(PARAMS)
-    Path("data/sources/shop.yaml").write_text(MAPPING)
-    return tmp_path
-
-
-def put(name: str, text: str, home: str = "data/raw/shop") -> None:
-    path = Path(home) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    return lay_out_shop(tmp_path, MAPPING)
 
 
 def deliver(month: str, moves: list[str], header: str = HEAD, day: int = 28) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from workspaces import lay_out_shop, put
 
 from features.errors import DataRefused, IntegrityRefused, Refusal, ResourceRefused
 from features.expressions import Texts, over
@@ -44,17 +45,13 @@ FILES = {
     "states.csv": "loan,day,owed,late\na,2021-01-31,9,0\nb,2021-01-31,9,0\n",
     "moves.csv": MOVES,
 }
-LOOSE = "ingest: {max_quarantined_row_share: 1, max_quarantined_amount_share: 1}\n"
 
 
 @pytest.fixture
 def room(tmp_path, monkeypatch):
     """An empty project folder with the source `shop`."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("data/raw/shop", "data/sources"):
-        Path(folder).mkdir(parents=True)
-    Path("params.yaml").write_text("source: shop\nas_of: latest\n" + LOOSE)
-    written()
+    lay_out_shop(tmp_path, MAPPING.replace("FORM", "{type: csv}"))
     for name, text in FILES.items():
         put(name, text)
     return tmp_path
@@ -62,12 +59,6 @@ def room(tmp_path, monkeypatch):
 
 def written(form: str = "{type: csv}") -> None:
     Path("data/sources/shop.yaml").write_text(MAPPING.replace("FORM", form))
-
-
-def put(name: str, data: str | bytes, home: str = "data/raw/shop") -> None:
-    path = Path(home) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def quarantined(table: str) -> dict[int, list[str]]:

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from workspaces import LOOSE
 
 from pipeline import ingest, ledger
 from pipeline.raw import RawReader
@@ -41,7 +42,7 @@ tables:
     columns: {customer_id: id, event_on: day, known_on: seen}
     attributes: {numeric: [length]}
 """
-PARAMS = "source: shop\nas_of: latest\ningest: {max_quarantined_row_share: 1, max_quarantined_amount_share: 1}\n"
+PARAMS = "source: shop\nas_of: latest\n" + LOOSE
 HEADS = {
     "people.csv": "id,town,seen",
     "loans.csv": "loan,id,lent,seen",
