@@ -35,12 +35,10 @@ def effectiveness(
     day = rows["as_of"].to_numpy().astype("datetime64[D]")
     ends = add_months(day, window_months)
     closed = ends <= np.datetime64(as_of, "D")
-    rows, ends = rows[closed].reset_index(drop=True), ends[closed]
+    rows, day, ends = rows[closed].reset_index(drop=True), day[closed], ends[closed]
     known = pd.to_datetime(rows["outcome_known_on"]).to_numpy().astype("datetime64[D]")
     rows["bad"] = (rows["outcome"] == 1).to_numpy() & (known < ends)  # NaT compares as false
-    rows["lead"] = np.where(
-        rows["bad"], (known - rows["as_of"].to_numpy().astype("datetime64[D]")).astype(float), np.nan
-    )
+    rows["lead"] = np.where(rows["bad"], (known - day).astype(float), np.nan)
     whole = {
         "window_months": window_months,
         "dates": int(rows["as_of"].nunique()),

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+from features.expressions import name as identifier
+from features.expressions import quote
 from models.calibration import Calibrator
 from models.encoders import SEPARATOR, Codes
 from models.grades import PD_FLOOR, Scale
@@ -38,9 +40,10 @@ def to_sql(scorer: Scorer, source: str = "features") -> str:
     names = [each.column for each in scorer.inputs]
     given, coded = list(KEYS), list(KEYS)
     for name, each in zip(names, scorer.inputs, strict=True):
-        column = _name(each.name)
+        column = identifier(each.name)
         if each.kind == "categorical":
-            key = f"substr(md5({_text(each.name + SEPARATOR)} || CAST({column} AS varchar)), 1, 20)"
+            said = f"{quote(each.name)} || chr({ord(SEPARATOR)}) || CAST({column} AS varchar)"
+            key = f"substr(md5({said}), 1, 20)"
             given.append(f"{key} AS {name}")
             coded.append(f"{_code(name, scorer.encoders.codes[each.name])} AS {name}")
         else:
@@ -77,16 +80,6 @@ def _list(columns: Iterable[str]) -> str:
     return ",\n  ".join(columns)
 
 
-def _name(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
-
-
-def _text(text: str) -> str:
-    """Return text as a literal; control characters by their number."""
-    parts = ["'" + text.replace(SEPARATOR, "").replace("'", "''") + "'"]
-    return " || ".join(parts + [f"chr({ord(SEPARATOR)})"] * text.count(SEPARATOR))
-
-
 def _number(value: float) -> str:
     """Return a double's shortest text that reads back as the same double."""
     return f"CAST('{float(value)!r}' AS float8)"
@@ -116,8 +109,7 @@ def _node(tree: dict[str, Any], node: int, names: Sequence[str]) -> str:
 def _goes_left(tree: dict[str, Any], node: int, names: Sequence[str]) -> str:
     """Return the condition of a node's left branch; a comparison with null is not true, so null goes right."""
     name, threshold = names[tree["split_feature"][node]], float(tree["threshold"][node])
-    kind = tree["decision_type"][node]
-    missing, default_left = kind >> 2 & 3, bool(kind >> 1 & 1)
+    missing, default_left = tree["missing"][node], tree["default_left"][node]
     compared = f"{name} <= {_number(threshold)}"
     if missing == MISSING_NAN:
         return f"({name} IS NULL OR {compared})" if default_left else compared

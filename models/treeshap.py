@@ -66,8 +66,8 @@ class Forest:
         for tree in trees:
             nodes["input"] += tree["split_feature"]
             nodes["threshold"] += tree["threshold"]
-            nodes["missing"] += [kind >> 2 & 3 for kind in tree["decision_type"]]
-            nodes["left"] += [kind >> 1 & 1 for kind in tree["decision_type"]]
+            nodes["missing"] += tree["missing"]
+            nodes["left"] += tree["default_left"]
             node_start.append(len(nodes["input"]))
             for value, path in _leaves(tree):
                 if not path:  # a tree of one leaf moves the bias alone
@@ -140,6 +140,8 @@ def _whole(values: list[int]) -> Integers:
 def read_trees(text: str) -> tuple[int, list[dict[str, Any]]]:
     """Return the number of inputs and the trees of a LightGBM model text, each as lists by LightGBM's own names.
 
+    `missing` and `default_left` are what its `decision_type` says of each node.
+
     NotApplicable where the margin is not a plain sum of trees of numeric splits.
     """
     head, *blocks = text.split("\nend of trees", 1)[0].split("\nTree=")
@@ -161,6 +163,8 @@ def _tree(block: str) -> dict[str, Any]:
     tree = {name: numbers(name, int) for name in ("split_feature", "decision_type", "left_child", "right_child")}
     tree |= {name: numbers(name, int) for name in ("leaf_count", "internal_count")}
     tree |= {name: numbers(name, float) for name in ("threshold", "leaf_value")}
+    tree["missing"] = [kind >> 2 & 3 for kind in tree["decision_type"]]
+    tree["default_left"] = [kind >> 1 & 1 for kind in tree["decision_type"]]
     if any(count <= 0 for count in tree["internal_count"] + (tree["leaf_count"] if tree["internal_count"] else [])):
         raise NotApplicable("covers above zero")
     return tree
