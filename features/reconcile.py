@@ -17,8 +17,6 @@ set of rows, whatever the order in which their deliveries arrived.
 
 from __future__ import annotations
 
-from typing import Any
-
 from features.expressions import name
 from features.tables import Contract
 
@@ -50,13 +48,18 @@ def references(contract: Contract, present: set[str]) -> list[tuple[str, str]]:
     return [pair for pair in contract.references if pair[1] in present and pair[1] != contract.name]
 
 
-def mark_orphans(connection: Any, contract: Contract, present: set[str]) -> None:
-    """Mark rows whose reference is not among `keys_<table>`: the keys of that table's kept rows of all deliveries."""
+def orphans(contract: Contract, present: set[str]) -> list[str]:
+    """Return queries of the rows (`_id`, `_state`) whose reference is not among `keys_<table>`, one a reference.
+
+    `keys_<table>` holds the keys of that table's kept rows of all deliveries. A row is spoken of by the first query
+    that finds it, if what that says is noted before the next.
+    """
+    found = []
     for column, target in references(contract, present):
         keys = f"(SELECT {name(column)} FROM {name('keys_' + target)})"
-        orphan = f"_state = {KEPT} AND {name(column)} NOT IN {keys}"
-        if connection.execute(f"SELECT count(*) FROM {staged(contract.name)} WHERE {orphan}").fetchone()[0]:
-            connection.execute(f"UPDATE {staged(contract.name)} SET _state = {ORPHAN} WHERE {orphan}")
+        missing = f"_state = {KEPT} AND {name(column)} NOT IN {keys}"
+        found.append(f"SELECT _id, {ORPHAN} AS _state FROM {staged(contract.name)} WHERE {missing}")
+    return found
 
 
 def versions(source: str, key: list[str], later: str) -> str:

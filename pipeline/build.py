@@ -244,9 +244,10 @@ class Build(Quarantine):
         starts = dict(self.connection.execute(f"SELECT _file, _start FROM {name('starts_' + table)}").fetchall())
         pieces = self.pieces_of(table)
         source, place, order = self.placed(table), "_place", "ORDER BY _file, piece, place"
-        if len(pieces) == 1 and pieces[0].raw.streamed:  # as they were read; a join would mix the rows of its threads
+        as_read = len(pieces) == 1 and pieces[0].raw.streamed and not self.holdings[table].restated
+        if as_read:  # a join would mix the rows of its threads
             offsets = ", ".join(str(starts.get(number, 0)) for number in range(len(self.reader.files)))
-            source, place, order = staged(table), f"rowid - [{offsets}][_file + 1] + 1", ""
+            source, place, order = staged(table), f"_id - [{offsets}][_file + 1] + 1", ""
         rows = (
             f"SELECT {h} AS h, {c} AS c, known_on, CAST(_piece AS SMALLINT) AS piece, "
             f"CAST({place} AS INTEGER) AS place, _file FROM {source} WHERE _state NOT IN {UNREAD} "

@@ -22,7 +22,7 @@ from features.reconcile import (
     ROW,
     UNREAD,
     hashes,
-    mark_orphans,
+    orphans,
     references,
     staged,
     versions,
@@ -38,7 +38,8 @@ IDENTITY = "_piece, _file, _place"
 def meet(build: Reading, table: str) -> set[str]:
     """Mark a table's staged rows against each other and against earlier rows; return files to read once more."""
     contract = build.mapping.contract(table)
-    mark_orphans(build.connection, contract, set(build.mapping.tables))
+    for orphan in orphans(contract, set(build.mapping.tables)):
+        build.holdings[table].restate(orphan)
     needed = _released(build, table)
     matched = _earlier_rows(build, table)
     questioned = _judge(build, table, matched=matched)
@@ -148,10 +149,8 @@ def _judge(build: Reading, table: str, *, matched: int) -> bool:
         )
     group = ["_h"] if matched else ["_h", *key]
     _run(build, f"CREATE TEMP TABLE {states} AS {versions(asked, group, later)}")
-    _run(
-        build,
-        f"UPDATE {staged(table)} SET _state = _found FROM {states} "
-        f"WHERE {staged(table)}.rowid = {states}._id AND _found <> {KEPT}",
+    build.holdings[table].restate(
+        f"SELECT _id, _found AS _state FROM {states} WHERE _id IS NOT NULL AND _found <> {KEPT}"
     )
     return True
 

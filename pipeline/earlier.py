@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import BoundedSemaphore
@@ -21,7 +22,7 @@ from features.expressions import quote
 from pipeline.stage import read_json
 
 ROW_GROUP = 122880
-AHEAD = 6  # row groups held beyond those that are being written
+AHEAD_BYTES, LEAST_AHEAD = 1 << 29, 6  # what is held beyond what is being written, and row groups at least
 
 
 class Again(Exception):
@@ -81,12 +82,14 @@ def write_parts(rows: Any, parts: list[tuple[Path, int]], compression: Any = "zs
     """Cut an ordered stream of record batches into one parquet file a part: same rows, same bytes.
 
     Row groups are cut at a fixed number of rows, whatever batches the rows came in. Two threads encode and write while
-    the engine gives the rows that follow; a few row groups are held, never a whole part.
+    the engine gives the rows that follow; so much is held that the second can begin on a part while the first ends one.
     """
-    slots = BoundedSemaphore(AHEAD)
+    groups = _cut(rows, [count for _, count in parts])
+    first = next(groups, None)
+    groups = chain([first], groups)
+    slots = BoundedSemaphore(max(AHEAD_BYTES // max(first.nbytes, 1), LEAST_AHEAD) if first else LEAST_AHEAD)
     with ThreadPoolExecutor(2) as pool:
         written = []
-        groups = _cut(rows, [count for _, count in parts])
         for path, count in parts:
             waiting: SimpleQueue[Any] = SimpleQueue()
             number = -(-count // ROW_GROUP)

@@ -33,6 +33,7 @@ STAGE = (
     "sheets.py",
     "carried.py",
     "earlier.py",
+    "holding.py",
     "quarantine.py",
     "build.py",
     "fingerprint.py",

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import duckdb
 
-from features.errors import ConfigurationRefused, DataRefused, Problem
+from features.errors import ConfigurationRefused, DataRefused, Problem, ResourceRefused
 from features.expressions import Texts, name, quote
 from features.mapping import Block, Format, Mapping
 from features.reconcile import BROKEN, KEPT, LEFT_OUT, staged
 from features.staging import Relation, Stage, Staged, output_columns
 from pipeline.earlier import Earlier, Rebuild
+from pipeline.holding import Holding, too_many
 from pipeline.lines import lines_above
 from pipeline.packed import look_through
 from pipeline.pieces import REJECTS, TEXTS, UNQUOTED, Piece, Raw, Reject, header_faults, swallows
@@ -52,6 +53,8 @@ class Reading:
         self.new = {file.name for file in files} - set(self.earlier.files)
         self.reader = RawReader(connection, scratch)
         self.reader.headers.update(self.earlier.ledger.get("headers") or {})
+        self.scratch = scratch
+        self.holdings: dict[str, Holding] = {}
         self.raws: dict[str, Raw] = {}
         self.pieces: list[Piece] = []
         self.absent: dict[tuple[str, int], dict[str, int]] = {}  # (table, block) -> column -> files without it
@@ -245,6 +248,11 @@ class Reading:
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
+            if "No space left" in str(error):
+                raise ResourceRefused(
+                    Problem(str(self.scratch), "room for the rows that are being read", "a full disk",
+                            "Free space, or point TMPDIR to where there is some.")
+                ) from error  # fmt: skip
             raise unreadable(", ".join(names[:3]), raw.form, error) from error
         raw.loaded = True
         above, problems = lines_above(None, raw.form), []
@@ -300,35 +308,30 @@ class Reading:
         """Fill a table's staged rows from its pieces, each row with where it came from and whether it is whole."""
         contract = self.mapping.contract(table)
         columns = output_columns(contract, self.mapping.tables[table])
-        types = ", ".join(f"{name(column)} {kind}" for column, kind in columns.items())
-        count = "" if contract.key else ", _n BIGINT"
-        self.connection.execute(
-            f"CREATE TEMP TABLE {staged(table)} ({types}, _file INTEGER, _row BIGINT, _state UTINYINT, "
-            f"_rules VARCHAR[], _text VARCHAR{count}, _piece USMALLINT)"
-        )
+        more = {"_file": "INTEGER", "_row": "BIGINT", "_state": "UTINYINT", "_rules": "VARCHAR[]", "_text": "VARCHAR"}
+        numbered = {} if contract.key else {"_n": "BIGINT"}
+        pieces = self.pieces_of(table)
+        read = [file.path for piece in pieces for file in piece.raw.files]
+        folder = self.scratch if too_many(read, self._memory()) else None
+        columns = {**columns, **more, **numbered, "_piece": "USMALLINT"}
+        holding = self.holdings[table] = Holding(self.connection, table, columns, folder)
         starts = name(f"starts_{table}")
         self.connection.execute(f"CREATE TEMP TABLE {starts} (_piece USMALLINT, _file INTEGER, _start BIGINT)")
-        listed = ", ".join(name(column) for column in columns)
-        for piece in self.pieces:
-            if piece.table != table:
-                continue
+        for piece in pieces:
             for raw in [piece.raw, *piece.joined]:
                 self.load(raw)
             raw, number = piece.raw, piece.number
             state = f"CASE WHEN _left_out THEN {LEFT_OUT} WHEN _broken THEN {BROKEN} ELSE {KEPT} END"
-            fill = (
-                f"INSERT INTO {staged(table)} SELECT {listed}, _file, _row, {state}, _rules, _text"
-                f"{', _n' if count else ''}, {number} FROM ({piece.query.sql})"
-            )
+            fill = holding.filling(number, f"SELECT *, {state} AS _state, {number} AS _piece FROM ({piece.query.sql})")
             if raw.streamed:
                 self.connection.execute(f"DROP TABLE {raw.relation.name}")
                 self._take(raw, partial(self._streaming, raw, fill))
-                raw.rows = self._count(f"{staged(table)} WHERE _piece = {number}")
-                first = f"SELECT {number}, _file, min(rowid) FROM {staged(table)} WHERE _piece = {number} GROUP BY ALL"
+                raw.rows = holding.filled(number)
+                first = f"SELECT {number}, _file, min(_id) FROM {staged(table)} WHERE _piece = {number} GROUP BY ALL"
             else:
                 self.connection.execute(fill)
                 first = f"SELECT {number}, __file, min(__row) FROM {raw.relation.name} GROUP BY ALL"
-                got = self._count(f"{staged(table)} WHERE _piece = {number}")
+                got = holding.filled(number)
                 if got != raw.rows:
                     raise DataRefused(
                         Problem(f"{self.where}: tables.{table}[{piece.block}].joins",
@@ -337,6 +340,12 @@ class Reading:
                     )  # fmt: skip
             self.connection.execute(f"INSERT INTO {starts} {first}")
 
+    def _memory(self) -> int:
+        """Return the engine's memory in bytes."""
+        return int(
+            self.connection.execute("SELECT parse_formatted_bytes(current_setting('memory_limit'))").fetchall()[0][0]
+        )
+
     def pieces_of(self, table: str) -> list[Piece]:
         """Return the pieces of one table that read something."""
         return [piece for piece in self.pieces if piece.table == table]
@@ -344,6 +353,6 @@ class Reading:
     def placed(self, table: str) -> str:
         """Return SQL of a table's staged rows with `_id`, and `_place`: the row's number among its file's rows."""
         return (
-            f"(SELECT s.*, s.rowid AS _id, coalesce(s._row, s.rowid) - _start + 1 AS _place FROM {staged(table)} s "
+            f"(SELECT s.*, coalesce(s._row, s._id) - _start + 1 AS _place FROM {staged(table)} s "
             f"JOIN {name('starts_' + table)} USING (_piece, _file))"
         )

@@ -12,7 +12,7 @@ from workspaces import LOOSE, lay_out_shop, put
 
 from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, ResourceRefused
 from features.tables import open_tables
-from pipeline import ingest
+from pipeline import holding, ingest
 
 MAPPING = """
 name: shop
@@ -190,6 +190,23 @@ def test_an_empty_file_is_refused(room, text):
 def test_too_little_memory_is_a_refusal_of_its_own(room):
     Path("params.yaml").write_text("source: shop\nas_of: latest\ningest: {memory_limit: 1KiB}\n")
     with pytest.raises(ResourceRefused):
+        ingest.main()
+
+
+def test_rows_that_memory_cannot_hold_are_held_in_files(room, tmp_path):
+    """Two bytes for one of text, ten for one that is packed, within three quarters of the engine's memory."""
+    plain, packed = tmp_path / "rows.csv", tmp_path / "rows.csv.gz"
+    plain.write_bytes(b"1" * 375)
+    packed.write_bytes(b"1" * 76)
+    assert not holding.too_many([plain], 1000)
+    assert holding.too_many([plain, plain], 1000)
+    assert holding.too_many([packed], 1000)
+
+
+def test_a_full_disk_is_a_refusal_of_its_own(room, monkeypatch):
+    said = "SELECT error('Could not write file \"transactions-0.parquet\": No space left on device')"
+    monkeypatch.setattr(holding.Holding, "filling", lambda *_: said)
+    with pytest.raises(ResourceRefused, match="full disk"):
         ingest.main()
 
 
