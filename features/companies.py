@@ -39,6 +39,7 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
             ("industries", "customers"),
             industry(lender),
             tuple(_industry_features(given)),
+            facts={"industry_default_rate": _newest("default_rate")} if "default_rate" in given else {},
             made_by=(industry,),
         )
     else:
@@ -55,6 +56,7 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
             ("mentions",),
             lender.past("mentions", longest),
             tuple(_mention_features(lender)),
+            facts={"sentiment_3m": lambda r: mean(r.sentiment, r.months_before <= 3)},
             history=History(lender.tables["mentions"], longest),
         )
     else:
@@ -68,22 +70,21 @@ def industry(lender: Lender) -> ibis.Table:
     return rows.filter(rows.days_before >= 1, rows.months_before <= 24)
 
 
-def _industry_features(given: list[str]) -> Iterator[Feature]:
-    def newest(name: str, before: int = 0) -> Formula:
-        return lambda r: (
-            r[name].argmin(r.days_before, where=r[name].notnull() & (r.months_before > before)).cast("float64")
-        )
+def _newest(name: str, before: int = 0) -> Formula:
+    return lambda r: r[name].argmin(r.days_before, where=r[name].notnull() & (r.months_before > before)).cast("float64")
 
+
+def _industry_features(given: list[str]) -> Iterator[Feature]:
     def change(name: str) -> Formula:
-        return lambda r: newest(name)(r) - mean(r[name], r.months_before <= 12)
+        return lambda r: _newest(name)(r) - mean(r[name], r.months_before <= 12)
 
     def year_on(name: str) -> Formula:
-        return lambda r: newest(name)(r) - newest(name, 12)(r)
+        return lambda r: _newest(name)(r) - _newest(name, 12)(r)
 
     for name in given:
         english, chinese, direction = INDUSTRY[name]
         words = ("no figure of the industry was known", "share" if name in ("growth", "default_rate") else "index")
-        yield Feature(f"industry_{name}", newest(name), english, chinese, "industry", words[1], direction, words[0])
+        yield Feature(f"industry_{name}", _newest(name), english, chinese, "industry", words[1], direction, words[0])
         yield Feature(
             f"industry_{name}_to_year",
             change(name),

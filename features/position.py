@@ -23,6 +23,7 @@ FACTS: dict[str, str] = {  # what the subjects give, with the type that stands i
     "last_transaction_on": "date",
     "inflow_6m": MONEY, "transaction_months": "int64", "balance": MONEY, "last_payment_on": "date",
     "credit_months": "int64", "accounts_period_end": "date", "revenue": MONEY, "equity": MONEY, "altman_z": "float64",
+    "industry_default_rate": "float64", "sentiment_3m": "float64",
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def position(rows: ibis.Table, given: Iterable[str]) -> dict[str, ibis.Value]:
     else principal. `days_past_due`: the worse of statements and unpaid instalments. `months_of_history`: calendar
     months since the first own transaction, statement or credit. `monthly_inflow`: average of the months known, at most
     six. `instalment_due_monthly`: average of the next three months, else of the last three. `bureau_default`: another
-    lender's line was 90 or more days past due in 24 months.
+    lender's line was 90 or more days past due in 24 months. `sentiment_3m`: average of the mentions of three months.
     """
     known = set(given)
     f = {name: rows[name] if name in known else ibis.null(kind) for name, kind in FACTS.items()}
@@ -72,6 +73,8 @@ def position(rows: ibis.Table, given: Iterable[str]) -> dict[str, ibis.Value]:
         "revenue": money(f["revenue"]),
         "equity": money(f["equity"]),
         "altman_z": f["altman_z"],
+        "industry_default_rate": f["industry_default_rate"],
+        "sentiment_3m": f["sentiment_3m"],
         "accounts_period_end": f["accounts_period_end"],
         "last_payment_on": f["last_payment_on"],
         "last_event_on": ibis.greatest(f["last_transaction_on"], f["last_payment_on"], f["last_statement_on"]),

@@ -35,6 +35,12 @@ class Thresholds(BaseModel):
     inflow_drop: Annotated[float, Field(gt=0, lt=1)]  # share of the inflow lost within `look_back`
     silent_days: Annotated[int, Field(ge=1)]  # days without an event
     look_back: Annotated[int, Field(ge=1, le=12)]  # months
+    # Without its number a condition is not looked at.
+    balance_floor: float | None = None  # months of inflow; below 0: an overdraft
+    altman_z: float | None = None  # Z'' below which the accounts speak of distress
+    equity_floor: float | None = None  # money
+    industry_default_factor: Annotated[float | None, Field(gt=1)] = None  # within `look_back`
+    sentiment_drop: Annotated[float | None, Field(gt=0, le=2)] = None  # points of -1 to 1 lost within `look_back`
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ class History:
     inflow: Floats  # a month
     silent_days: Floats  # from the last event to the date
     bureau_default: Floats  # 1 or 0
+    balance: Floats  # money on the accounts
+    altman_z: Floats
+    equity: Floats  # money
+    industry_default_rate: Floats  # of the customer's industry
+    sentiment: Floats  # average of three months' mentions, -1 to 1
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,39 @@ def _data_silent(h: History, t: Thresholds) -> Signal:
     return Signal(h.silent_days, _none(h.pd), h.silent_days >= t.silent_days)
 
 
+def _below(figures: Floats, floor: Floats) -> Signal:
+    return Signal(figures, floor, figures < floor)
+
+
+def _balance_low(h: History, t: Thresholds) -> Signal:
+    floor = np.nan if t.balance_floor is None else t.balance_floor
+    return _below(h.balance, np.full_like(h.balance, floor) if floor == 0 else floor * h.inflow)
+
+
+def _altman_low(h: History, t: Thresholds) -> Signal:
+    return _below(h.altman_z, np.full_like(h.altman_z, _number(t.altman_z)))
+
+
+def _equity_low(h: History, t: Thresholds) -> Signal:
+    return _below(h.equity, np.full_like(h.equity, _number(t.equity_floor)))
+
+
+def _industry_shock(h: History, t: Thresholds) -> Signal:
+    before = earlier(h.industry_default_rate, t.look_back)
+    jump = h.industry_default_rate >= _number(t.industry_default_factor) * before
+    return Signal(h.industry_default_rate, before, (before > 0) & jump)
+
+
+def _reputation_shock(h: History, t: Thresholds) -> Signal:
+    before = earlier(h.sentiment, t.look_back)
+    return Signal(h.sentiment, before, before - h.sentiment >= _number(t.sentiment_drop))
+
+
+def _number(threshold: float | None) -> float:
+    """Return a threshold; NaN, with which nothing compares, where the policy states none."""
+    return np.nan if threshold is None else threshold
+
+
 RULES: tuple[Rule, ...] = (  # worst first: the order of the published column
     Rule("BUREAU_DEFAULT", "high", "a default known elsewhere", "在其他机构有违约记录",
          _bureau_default, lambda _: 1.0),
@@ -134,6 +178,16 @@ RULES: tuple[Rule, ...] = (  # worst first: the order of the published column
          _pd_jump, lambda t: t.pd_jump_factor),
     Rule("INFLOW_DROP", "medium", "monthly inflow {value}, {before} before", "月流入 {value}，此前 {before}",
          _inflow_drop, lambda t: t.inflow_drop),
+    Rule("ALTMAN_LOW", "medium", "Altman Z'' {value}, threshold {limit}", "Altman Z'' 评分 {value}，阈值 {limit}",
+         _altman_low, lambda t: _number(t.altman_z)),
+    Rule("EQUITY_LOW", "medium", "equity {value}, threshold {limit}", "所有者权益 {value}，阈值 {limit}",
+         _equity_low, lambda t: _number(t.equity_floor)),
+    Rule("REPUTATION_SHOCK", "medium", "average sentiment of mentions {value}, {before} before",
+         "舆情情绪均值 {value}，此前 {before}", _reputation_shock, lambda t: _number(t.sentiment_drop)),
+    Rule("INDUSTRY_SHOCK", "medium", "default rate of the industry {value}, {before} before",
+         "行业违约率 {value}，此前 {before}", _industry_shock, lambda t: _number(t.industry_default_factor)),
+    Rule("BALANCE_LOW", "low", "account balance {value}, floor {before}", "账户余额 {value}，下限 {before}",
+         _balance_low, lambda t: _number(t.balance_floor)),
     Rule("LIMIT_USE", "low", "{value} of the limit used", "额度使用 {value}",
          _limit_use, lambda t: t.limit_use),
     Rule("DATA_SILENT", "low", "no event for {value} days", "{value} 天无任何记录",

@@ -89,6 +89,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     return asked.explain_customer(arguments.customer_id, arguments.picture)
 
 
+def _what_if(arguments: argparse.Namespace) -> int:
+    from pipeline import what_if
+
+    return what_if.tell(arguments.policy, arguments.out)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = _Parser(prog="python -m pipeline", description="Bellwether's commands.")
@@ -116,6 +122,9 @@ def parser() -> argparse.ArgumentParser:
     explained = add("explain", _explain, "Say what is published of a customer, and what every family of features adds.")
     explained.add_argument("customer_id")
     explained.add_argument("--picture", type=Path, help="also draw it (.png, .svg or .pdf)")
+    supposed = add("what-if", _what_if, "Say what another policy would do to the portfolio, before it is published.")
+    supposed.add_argument("policy", type=Path, help="a policy file, as those in data/policy")
+    supposed.add_argument("--out", type=Path, help="write the customers concerned there (.csv or .parquet)")
     champion = add("champion", _champion, "Show the champion or set it by hand.")
     which = champion.add_subparsers(dest="what", required=True, parser_class=_Parser)
     which.add_parser("show", help="the champion and the versions that can replace it")

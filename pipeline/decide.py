@@ -39,7 +39,7 @@ LEDGER, AS_OF = Path("data/ingest/ledger.json"), Path("data/ingest/as_of.json")
 OUT = Path("data/decide")
 MONTHS_BACK = {"grade_previous": 1, "grade_3m": 3, "grade_6m": 6, "grade_12m": 12}
 FACTS = ("exposure", "credit_limit", "days_past_due", "months_of_history", "monthly_inflow", "bureau_default",
-         "revenue", "limit_used")  # fmt: skip
+         "revenue", "limit_used", "balance", "altman_z", "equity", "industry_default_rate", "sentiment_3m")  # fmt: skip
 ALERT_TYPES = {"as_of": pa.date32(), "first_seen_on": pa.date32(), "since_before": pa.bool_(), "value": pa.float64(),
                "before": pa.float64(), "threshold": pa.float64()}  # fmt: skip
 
@@ -155,7 +155,8 @@ def history_of(panel: Panel, scores: pa.Table, facts: Mapping[str, np.ndarray], 
     return alerts.History(
         panel.customers, panel.as_of, ~np.isnan(probability), probability,
         scored(np.where(notch == NO_GRADE, np.nan, notch)), used, facts["days_past_due"], facts["monthly_inflow"],
-        facts["silent_days"], facts["bureau_default"],
+        facts["silent_days"], facts["bureau_default"], facts["balance"], facts["altman_z"], facts["equity"],
+        facts["industry_default_rate"], facts["sentiment_3m"],
     )  # fmt: skip
 
 
@@ -315,38 +316,43 @@ def _write_alerts(raised: Mapping[str, pd.DataFrame]) -> None:
         pq.write_table(pa.table(arrays), OUT / f"{name}.parquet", compression="zstd")
 
 
-def main() -> None:
-    """Decide on every scored customer; write table, alerts, their history, and the summary."""
-    params = Params.load()
+def given_by(path: Path) -> Given:
+    """Return what the decisions of the run's date rest on, by the policy of a file; refuse a faulty one (4)."""
     run_facts = read_json(AS_OF)
     as_of = dt.date.fromisoformat(run_facts["as_of"])
-    numbers_in_force = read_policy(Path(params.policy), as_of)
+    numbers_in_force = read_policy(path, as_of)
     overrides = read_overrides(read_lines(OVERRIDES), as_of)
-    contract = TableContract.from_json(CONTRACT.read_bytes())
     scorer = SCORER / "manifest.json"
     scale = Scale.from_json((SCORER / "grades.json").read_bytes()) if scorer.exists() else Scale()
     if scorer.exists():
         numbers_in_force.check_scale(scale)
-    given = Given(
+    return Given(
         numbers_in_force, scale, overrides, run_facts.get("currency"), parameters.language(),
         str(read_json(scorer)["model_version"]) if scorer.exists() else "",
         data_version(LEDGER.read_bytes(), run_facts["as_of"]),
     )  # fmt: skip
+
+
+def main() -> None:
+    """Decide on every scored customer; write table, alerts, their history, and the summary."""
+    params = Params.load()
+    given = given_by(Path(params.policy))
+    contract = TableContract.from_json(CONTRACT.read_bytes())
     scores, position = pq.read_table(SCORES), pq.read_table(POSITION)
     table, raised, counts = run(given, contract, scores, position, pq.read_table(REASONS_FILE))
     dated = held(given, scores, position)
-    problems = check_table(table, contract, pending=PENDING, enumerations={"grades": scale.names})
+    problems = check_table(table, contract, pending=PENDING, enumerations={"grades": given.scale.names})
     fresh(OUT)
     pq.write_table(table, OUT / "table.parquet", compression="zstd")
     _write_alerts({"alerts": raised.table, "alert_history": dated})
     summary = {
         "decided": table.num_rows > 0,
         "horizon_months": read_json(Path("data/observe/summary.json"))["horizon_months"],
-        "as_of": run_facts["as_of"],
+        "as_of": read_json(AS_OF)["as_of"],
         "currency": given.currency,
         "policy": params.policy,
-        "policy_numbers": numbers_in_force.model_dump(mode="json"),
-        "maximum_limit_known": (given.currency or "") in numbers_in_force.maximum_limit,
+        "policy_numbers": given.numbers.model_dump(mode="json"),
+        "maximum_limit_known": (given.currency or "") in given.numbers.maximum_limit,
         "model_version": given.model_version,
         "data_version": given.data_version,
         "contract_problems": [problem.record() for problem in problems],

@@ -190,11 +190,14 @@ def test_rows(predictions: pd.DataFrame, grades: Scale | None) -> pd.DataFrame:
 
 def warning_figures(observations: pd.DataFrame, as_of: str | None) -> dict[str, Any]:
     """Return how well the alerts of the scored dates warned of the defaults that became known since."""
-    held, scored = frame(DATA / "decide/alert_history.parquet"), frame(DATA / "score/scores.parquet", ["as_of"])
+    keys = ["customer_id", "as_of"]
+    held = frame(DATA / "decide/alert_history.parquet")
+    scored = frame(DATA / "score/scores.parquet", [*keys, "in_training"])
     if observations.empty or scored.empty or as_of is None or "code" not in held:
         return {}
     asked = observations[observations["as_of"].isin(scored["as_of"].unique())]
-    return early_warning.effectiveness(held, asked, as_of, CODES)
+    trained = scored.loc[scored.index.difference(figures.outside_training(scored).index), keys]
+    return early_warning.effectiveness(held, asked, as_of, CODES, trained=trained)
 
 
 def decided() -> pd.DataFrame:

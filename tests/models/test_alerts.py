@@ -12,7 +12,8 @@ from models.alerts import CODES, DATES, History, Thresholds, held, joined_codes,
 NAN = float("nan")
 LIMITS = Thresholds(
     grade_down_notches=2, pd_high=0.2, pd_jump_factor=2, pd_jump_least=0.03, limit_use=0.9, arrears_days=5,
-    inflow_drop=0.4, silent_days=60, look_back=3,
+    inflow_drop=0.4, silent_days=60, look_back=3, balance_floor=-0.5, altman_z=1.1, equity_floor=0,
+    industry_default_factor=1.5, sentiment_drop=0.5,
 )  # fmt: skip
 
 
@@ -23,7 +24,19 @@ def history(n=1, **figures):
         return np.broadcast_to(np.asarray(values, dtype=float), (n, DATES)).copy()
 
     values = {"pd": 0.01, "notch": 2} | dict.fromkeys(
-        ("limit_used", "days_past_due", "inflow", "silent_days", "bureau_default"), NAN
+        (
+            "limit_used",
+            "days_past_due",
+            "inflow",
+            "silent_days",
+            "bureau_default",
+            "balance",
+            "altman_z",
+            "equity",
+            "industry_default_rate",
+            "sentiment",
+        ),
+        NAN,
     )
     matrices = {name: full(value) for name, value in (values | figures).items() if name != "scored"}
     scored = full(figures.get("scored", 1)).astype(bool)
@@ -92,6 +105,17 @@ CASES = {
     "GRADE_DOWN": ({"notch": row(3, 3, 3, 5)}, {"notch": row(3, 3, 3, 4)}),
     "PD_JUMP": ({"pd": row(0.02, 0.02, 0.02, 0.04)}, {"pd": row(0.01, 0.01, 0.01, 0.025)}),
     "INFLOW_DROP": ({"inflow": row(100, 100, 100, 60)}, {"inflow": row(100, 100, 100, 61)}),
+    "ALTMAN_LOW": ({"altman_z": row(1.09)}, {"altman_z": row(1.1)}),
+    "EQUITY_LOW": ({"equity": row(-0.01)}, {"equity": row(0)}),
+    "REPUTATION_SHOCK": ({"sentiment": row(0.25, 0, 0, -0.25)}, {"sentiment": row(0.25, 0, 0, -0.24)}),
+    "INDUSTRY_SHOCK": (
+        {"industry_default_rate": row(0.02, 0.02, 0.02, 0.03)},
+        {"industry_default_rate": row(0.02, 0.02, 0.02, 0.029)},
+    ),
+    "BALANCE_LOW": (
+        {"balance": row(-51), "inflow": row(100, before=100)},
+        {"balance": row(-50), "inflow": row(100, before=100)},
+    ),
     "LIMIT_USE": ({"limit_used": row(0.9)}, {"limit_used": row(0.89)}),
     "DATA_SILENT": ({"silent_days": row(60)}, {"silent_days": row(59)}),
 }
@@ -108,11 +132,31 @@ def test_each_rule_at_its_threshold(code):
     assert "{" not in up.table.iloc[0]["evidence"]
 
 
-@pytest.mark.parametrize("name", ["pd", "notch", "days_past_due", "inflow"])
+CHANGES = {"pd": 0.1, "notch": 9, "days_past_due": 50, "inflow": 1, "sentiment": -1, "industry_default_rate": 0.9}
+
+
+@pytest.mark.parametrize("name", CHANGES)
 def test_a_change_needs_both_figures(name):
     """A customer without the figure three months ago has no change to report."""
-    value = {"pd": 0.1, "notch": 9, "days_past_due": 50, "inflow": 1}[name]
+    value = CHANGES[name]
     assert not raise_alerts(history(**{name: row(value)}), LIMITS).up.any()
+
+
+def test_a_condition_without_its_number_is_not_looked_at():
+    """A policy that was written before the condition existed raises what it always raised."""
+    numbers = LIMITS.model_dump(exclude={"balance_floor", "altman_z", "equity_floor", "industry_default_factor",
+                                         "sentiment_drop"})  # fmt: skip
+    told = {"altman_z": -9, "equity": -9, "balance": -900, "inflow": 1, "industry_default_rate": row(0.9, before=0.1)}
+    falling = {"sentiment": row(-1, before=1)}
+    assert not raise_alerts(history(**told, **falling), Thresholds(**numbers)).up.any()
+    assert len(raise_alerts(history(**told, **falling), LIMITS).table) == 5
+
+
+def test_an_account_is_overdrawn_whatever_its_inflow():
+    """A floor of 0 needs no inflow to compare with."""
+    limits = LIMITS.model_copy(update={"balance_floor": 0})
+    assert joined_codes(raise_alerts(history(balance=row(-0.01)), limits).up).tolist() == ["BALANCE_LOW"]
+    assert not raise_alerts(history(balance=row(0)), limits).up.any()
 
 
 def test_a_date_without_a_score_raises_nothing():

@@ -53,6 +53,15 @@ def test_by_hand():
     assert (never["rows"], never["precision"], never["caught"], never["lead_days_median"]) == (0, None, 0, None)
 
 
+def test_rows_that_the_model_was_trained_on_are_left_out():
+    """Ann's of October, which PD_HIGH caught not, and Bob's, which nothing caught."""
+    trained = held([("ann", "2025-10-01", ""), ("bob", "2026-02-01", ""), ("zoe", "2026-02-01", "")])
+    found = effectiveness(held(HELD), observed(OBSERVED), "2026-09-30", ("PD_HIGH",), trained=trained)
+    assert (found["in_training"], found["dates"], found["rows"], found["defaults"]) == (2, 2, 4, 2)
+    high = found["codes"]["PD_HIGH"]
+    assert (high["rows"], high["defaults"], high["defaulters"], high["caught"]) == (3, 2, 1, 1)
+
+
 def test_without_a_closed_window_nothing_is_claimed():
     found = effectiveness(held(HELD), observed(OBSERVED), "2026-03-31", ("PD_HIGH",))
     assert found["codes"] == {}

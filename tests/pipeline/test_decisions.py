@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from features.errors import ConfigurationRefused, IntegrityRefused
 from models.calibration import Calibrator
@@ -25,7 +26,8 @@ from models.encoders import fit_matrix
 from models.grades import Scale
 from models.inputs import inputs_from_catalogue, panel
 from models.scorer import Scorer
-from pipeline import bundle, decide, explain, score
+from pipeline import bundle, decide, explain, score, what_if
+from pipeline.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 CUSTOMERS, DATES = 120, 13
@@ -358,6 +360,59 @@ def test_a_source_without_facts_is_decided_too(here):
     assert summary["contract_problems"] == []
     assert set(summary["by_limit_rule"]) <= {"no_basis", "stop_pd"}
     assert summary["alerts"]["LIMIT_USE"]["known_for"] == 0
+
+
+def supposed(**values):
+    """Write a policy that differs from the standard one in the values given."""
+    document = yaml.safe_load(Path("data/policy/standard.yaml").read_text())
+    for name, value in values.items():
+        document["policy"][name]["values"] = {"1990-01-01": value}
+    path = Path("data/policy/other.yaml")
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_what_if_says_what_the_other_policy_then_decides(here, capsys):
+    """The table of the question is the table of a run by that policy; the question itself writes nothing of a run."""
+    run_all()
+    path = supposed(loss_appetite={"person": 0.002, "company": 0.001}, stop_pd=0.05)
+    before = content("data")
+    assert main(["what-if", str(path), "--out", "told.csv"]) == 0
+    assert content("data") == before
+    said = capsys.readouterr().out
+    _, old, new, differing = what_if.both(path)
+    assert set(differing) == {"loss_appetite", "stop_pd"}
+    Path("params.yaml").write_text("source: simulated\ndecide: {policy: data/policy/other.yaml}\n")
+    decide.main()
+    assert pq.read_table("data/decide/table.parquet").equals(new)
+    frames = [table.to_pandas().set_index("customer_id") for table in (old, new)]
+    limits = [frame["credit_limit_recommended"].dropna().astype(float).sum() for frame in frames]
+    assert limits[1] < limits[0]
+    assert f"{limits[0]:,.2f}" in said
+    assert f"{limits[1]:,.2f}" in said
+    assert (frames[0]["action"] != "stop").sum() > (frames[1]["action"] != "stop").sum()
+    watched = list(what_if.CHANGED)
+    apart = (frames[0][watched].astype(str) != frames[1][watched].astype(str)).any(axis=1)
+    told = pd.read_csv("told.csv", encoding="utf-8-sig", dtype=str)
+    assert told["customer_id"].tolist() == frames[0].index[apart].tolist()
+    assert f"{apart.sum():,} of {CUSTOMERS:,} customers" in said
+
+
+def test_what_if_by_the_same_numbers_moves_nobody(here, capsys):
+    run_all()
+    assert main(["what-if", str(supposed())]) == 0
+    said = capsys.readouterr().out
+    assert f"0 of {CUSTOMERS:,} customers" in said
+    assert "the numbers in force are the same" in said
+
+
+def test_what_if_refuses_what_only_a_run_can_answer(here, capsys):
+    """Before there is a run; and a long-run default rate, which moves the PDs."""
+    assert main(["what-if", "data/policy/standard.yaml"]) == 4
+    assert "data/score/scores.parquet" in capsys.readouterr().err
+    run_all()
+    assert main(["what-if", str(supposed(long_run_default_rate=0.03))]) == 4
+    assert "long_run_default_rate" in capsys.readouterr().err
 
 
 def test_overrides_are_honoured_and_shown(here):
