@@ -24,7 +24,9 @@ from pipeline import versions
 from pipeline.stage import read_json
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-URL = re.compile(r"postgres(ql)?://([\w.%+-]+@)?[\w.,:%\[\]-]*(/[\w.%-]*)?(\?(?!\S*password)[\w=&.,%/+-]*)?", re.IGNORECASE)
+URL = re.compile(
+    r"postgres(ql)?://([\w.%+-]+@)?[\w.,:%\[\]-]*(/[\w.%-]*)?(\?(?!\S*password)[\w=&.,%/+-]*)?", re.IGNORECASE
+)
 TABLE = r"^[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?$"
 WAIT_SECONDS = 60  # for another publisher, or for whoever holds the table
 TYPES = {
@@ -32,7 +34,8 @@ TYPES = {
     pa.int16(): "smallint", pa.int32(): "integer", pa.int64(): "bigint", pa.float64(): "double precision",
 }  # fmt: skip
 STATES = {
-    "22021": "text that the database's encoding cannot hold", "23505": "a customer twice", "25006": "a read-only server",
+    "22021": "text that the database's encoding cannot hold", "23505": "a customer twice",
+    "25006": "a read-only server",
     "28000": "the user is not admitted", "28P01": "the password was refused", "3D000": "no such database",
     "3F000": "no such schema", "42501": "no right to do it", "53100": "its disk is full",
     "55P03": f"the table was held by others for {WAIT_SECONDS} seconds", "57P01": "the server is being stopped",
@@ -71,7 +74,7 @@ class Held:
 
 
 def check_stated(stated: Any) -> None:
-    """Refuse (exit code 4), without repeating it, what is neither null, a variable's name nor a URL without password."""
+    """Refuse (exit code 4), without repeating it, all but null, a variable's name and a URL without password."""
     if stated is None or (isinstance(stated, str) and (VARIABLE.fullmatch(stated) or URL.fullmatch(stated))):
         return
     raise ConfigurationRefused(
@@ -89,7 +92,8 @@ def sink(stated: Any, table: str) -> Sink | None:
     check_stated(stated)
     if stated is None:
         return None
-    schema, _, name = ("public." + table).split(".")[-2:] if "." not in table else table.partition(".")
+    schema, _, name = table.rpartition(".")
+    schema = schema or "public"
     if not VARIABLE.fullmatch(stated):
         return Sink(stated.partition("?")[0], stated, schema, name)
     url = os.environ.get(stated, "")
@@ -189,7 +193,7 @@ def _held(cursor: Any, to: Sink, columns: dict[str, str] | None) -> Held | None:
 
 
 def _plain(column: pa.ChunkedArray, like: pa.DataType) -> pa.ChunkedArray:
-    """Return a column in which equal means the same bits: exact decimals from the driver's text, doubles as integers."""
+    """Return a column in which equal means the same bits: decimals from the driver's text, doubles as integers."""
     if isinstance(column.type, pa.ExtensionType):
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
     column = column.cast(like)
@@ -282,7 +286,9 @@ def describe(to: Sink, manifest: dict[str, Any] | None) -> str:
         return f"{to.name} holds nothing yet"
     if manifest and (held.run_id, held.rows) == (manifest["run_id"], manifest["rows"]):
         return f"{to.name} holds the current version"
-    return f"{to.name} does not hold the current version: {held.run_id or 'several'} of {held.as_of}, {held.rows:,} rows"
+    return (
+        f"{to.name} does not hold the current version: {held.run_id or 'several'} of {held.as_of}, {held.rows:,} rows"
+    )
 
 
 def verify(to: Sink, version: Path) -> str:

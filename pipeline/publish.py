@@ -1,8 +1,9 @@
 """Stage publish: audit the decided table, write it as a version, swap the link. Last, and the only stage that exits 3.
 
 Nothing under data/publish/current changes unless the whole version stands on disk and has passed its audit: contract,
-counts, checks of severity `stop`. Publishing the same content twice changes nothing. Under `dvc exp run` the table
-goes to data/publish/preview/ and `current` stays.
+counts, checks of severity `stop`. Publishing the same content twice changes nothing. A sink follows the files: where it
+is away they stand, and the stage ends with exit code 8. Under `dvc exp run` the table goes to data/publish/preview/ and
+`current` stays.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from features.errors import GateRefused, Problem
+from features.errors import GateRefused, Problem, ServiceRefused
 from models.contract import check_table
-from pipeline import bundle, changes, tracking, versions
+from pipeline import bundle, changes, postgres, tracking, versions
 from pipeline.fingerprint import sha256
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -36,6 +39,12 @@ STATEMENT = """\
 """
 CONTRACT = Path("data/contracts/scored_customers.v1.json")
 PREVIEW = versions.PUBLISH / "preview"
+# What a rebuild needs besides commit, deliveries, scorer and compared version, kept under the same paths in inputs/:
+# evaluate's figures and select's parts are of a training that is not repeated.
+INPUTS = (
+    Path("params.yaml"), Path("dvc.lock"), Path("requirements/run.lock"), Path("data/overrides.csv"), CONTRACT,
+    Path("data/ingest/ledger.json"), Path("data/promote/verdict.json"), Path("data/evaluate"), Path("data/select"),
+)  # fmt: skip
 FORMULA = r"^\s*[=+\-@\t\r\x00]"  # what a spreadsheet would run (OWASP ASVS 1.2.10)
 
 
@@ -46,6 +55,15 @@ class Params(Section):
 
     allow_earlier_as_of: bool = False
     tracking_strict: bool = False
+    postgres_table: str = Field(default="public.scored_customers", pattern=postgres.TABLE)
+    postgres: Any = None  # checked by hand: pydantic's complaint would repeat a password
+
+    @classmethod
+    def load(cls, source: str | None = None) -> Self:
+        """Read the section as every other, and refuse (exit code 4) a password in it."""
+        params = super().load(source)
+        postgres.check_stated(params.postgres)
+        return params
 
 
 def run(table: pa.Table, published_before: pa.Table | None, *, run_id: str) -> pa.Table:
@@ -130,9 +148,24 @@ def _digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def main() -> None:
-    """Publish, or refuse with every reason and leave `current` as it is."""
-    params = Params.load()
+@dataclass(frozen=True)
+class Written:
+    """A version that stands whole and audited in a scratch folder, and what it was made of."""
+
+    scratch: Path
+    run_id: str
+    facts: dict[str, Any]
+    decided: dict[str, Any]
+    table: pa.Table
+    compared: dict[str, str] | None
+    moved: int
+
+
+def write() -> Written:
+    """Audit what was decided and write it as a version into a scratch folder, or refuse with every reason.
+
+    Changes nothing else: a rebuild calls it too.
+    """
     source = source_name()
     experiment = os.environ.get("DVC_EXP_NAME")
     decided = read_json(Path("data/decide/summary.json"))
@@ -188,33 +221,53 @@ def main() -> None:
         _copy(path, scratch)
     for path in (Path("data/decide/alerts.parquet"), CONTRACT):
         _copy(path, scratch)
-    inputs = (Path("params.yaml"), Path("dvc.lock"), Path(f"data/sources/{source}.yaml"), Path("requirements/run.lock"),
-              Path("data/overrides.csv"), Path("data/ingest/ledger.json"), Path(decided["policy"]))  # fmt: skip
-    for path in inputs:
-        _copy(path, scratch / "inputs")
+    for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), Path(decided["policy"])):
+        _copy(path, scratch / "inputs" / path.parent)
     versions.write_manifest(
         scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),
-        horizon_months=decided["horizon_months"], experiment=experiment,
+        uncommitted=tracking.uncommitted_code(), horizon_months=decided["horizon_months"], experiment=experiment,
     )  # fmt: skip
+    return Written(scratch, run_id, facts, decided, published, compared, moved.num_rows)
+
+
+def main() -> None:
+    """Publish, or refuse with every reason and leave `current` as it is."""
+    params = Params.load()
+    source = source_name()
+    experiment = os.environ.get("DVC_EXP_NAME")
+    sink = None if experiment else postgres.sink(params.postgres, params.postgres_table)
+    written = write()
+    run_id, as_of, rows = written.run_id, written.facts["as_of"], written.table.num_rows
     if experiment:
         shutil.rmtree(PREVIEW, ignore_errors=True)
-        scratch.rename(PREVIEW)
+        written.scratch.rename(PREVIEW)
         write_json(versions.RECEIPT, {"run_id": None, "preview": run_id, "experiment": experiment, "source": source})
-        say("publish", f"experiment {experiment}: preview in {PREVIEW}, current untouched", rows=published.num_rows)
+        say("publish", f"experiment {experiment}: preview in {PREVIEW}, current untouched", rows=rows)
         return
-    version = versions.place(scratch, run_id)
+    version = versions.place(written.scratch, run_id)
     last = versions.newest(source)
     chosen = {"source": source, "as_of": as_of, "run_id": run_id}
     if last is not None and last["as_of"] > as_of and not params.allow_earlier_as_of:
         say("publish", f"as_of {as_of} is earlier than {last['as_of']}, which stays current; version kept", run=run_id)
         chosen = last
     versions.make_current(**chosen)
-    current = versions.VERSIONS / chosen["run_id"] / "scored_customers.parquet"
-    write_json(versions.RECEIPT, chosen | {"scored_customers": sha256(current)})
-    _track(version, facts, published, decided, params)
-    say("publish", f"{versions.CURRENT} -> {chosen['run_id']}", customers=published.num_rows, as_of=chosen["as_of"])
-    if compared is not None:
-        say("publish", f"changes.parquet: against {compared['run_id']} of {compared['as_of']}", moved=moved.num_rows)
+    current = versions.VERSIONS / chosen["run_id"]
+    write_json(versions.RECEIPT, chosen | {"scored_customers": sha256(current / "scored_customers.parquet")})
+    say("publish", f"{versions.CURRENT} -> {chosen['run_id']}", customers=rows, as_of=chosen["as_of"])
+    if written.compared is not None:
+        against = written.compared
+        say("publish", f"changes.parquet: against {against['run_id']} of {against['as_of']}", moved=written.moved)
+    if read_json(version / "manifest.json").get("uncommitted") != []:
+        say("publish", "its code is not committed: were it lost, `rebuild` could not bring this version back")
+    late: ServiceRefused | None = None
+    try:
+        if sink is not None:
+            say("publish", postgres.bring(sink, current, allow_earlier_as_of=params.allow_earlier_as_of))
+    except ServiceRefused as refusal:
+        late = refusal  # the files stand; what was published is logged before this is told
+    _track(version, written.facts, written.table, written.decided, params)
+    if late is not None:
+        raise late
 
 
 def _audit_bytes(folder: Path, table: pa.Table) -> None:

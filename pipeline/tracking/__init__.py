@@ -57,6 +57,19 @@ def git_commit() -> str:
     return commit + ("+changes" if dirty else "")
 
 
+def uncommitted_code() -> list[str] | None:
+    """Return the files of code, new ones too, that differ from the commit; None outside git."""
+    code = ["features", "models", "pipeline", "dvc.yaml"]
+    try:
+        listed = subprocess.run(
+            ["git", "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *code],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return sorted(entry[3:] for entry in listed.split("\0") if entry)
+
+
 def dvc_hashes() -> dict[str, str]:
     """Return output path -> hash for every stage that dvc.lock knows."""
     lock = Path("dvc.lock")
