@@ -45,16 +45,26 @@ def _retrain(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     del arguments
-    from pipeline import versions
+    from pipeline import sinks, versions
 
-    return versions.print_status()
+    code = versions.print_status()
+    sinks.print_status()
+    return code
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     del arguments
-    from pipeline import versions
+    from pipeline import sinks, versions
 
-    return versions.verify()
+    code = versions.verify()
+    sinks.verify()
+    return code
+
+
+def _rebuild(arguments: argparse.Namespace) -> int:
+    from pipeline import rebuild
+
+    return rebuild.bring_back(arguments.run_id)
 
 
 def _champion(arguments: argparse.Namespace) -> int:
@@ -109,7 +119,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--as-of", type=_day, help="write this as_of (YYYY-MM-DD or latest) into params.yaml first")
     add("retrain", _retrain, "Move train.until to the run's as_of in params.yaml, then run.")
     add("status", _status, "Say what is published, from which model and data.")
-    add("verify", _verify, "Re-hash the published versions and the champion.")
+    add("verify", _verify, "Re-hash the published versions and the champion; compare the sink with what is current.")
+    add("rebuild", _rebuild, "Bring a pruned version back, byte for byte, from its manifest.").add_argument("run_id")
     check = add("check-source", _check_source, "Show what a mapping makes of the first rows of its files, and why not.")
     check.add_argument("name", help="of data/sources/<name>.yaml and data/raw/<name>")
     check.add_argument("--rows", type=int, default=20_000, help="rows of each table to read (20,000)")

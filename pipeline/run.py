@@ -21,7 +21,15 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from features.errors import BusyRefused, ConfigurationRefused, DataRefused, Problem, Refusal, ResourceRefused
+from features.errors import (
+    BusyRefused,
+    ConfigurationRefused,
+    DataRefused,
+    Problem,
+    Refusal,
+    ResourceRefused,
+    ServiceRefused,
+)
 from pipeline.params import PARAMS_FILE, STAGES, overrides, read_params, resolved_as_of, source_name
 from pipeline.raw import has_linked_folders
 from pipeline.stage import RECORD, read_json
@@ -69,6 +77,7 @@ def preflight() -> None:
     for stage in STAGES:
         collect(importlib.import_module(f"pipeline.{stage}").Params.load)
     collect(_preflight_source)
+    collect(_preflight_sink)
     if first is not None:
         raise type(first)(problems)
     for folder in (Path("data"), Path("data/publish")):
@@ -89,6 +98,13 @@ def _preflight_source() -> None:
         ingest.load_mapping(source)
     else:
         ingest.preflight(source)
+
+
+def _preflight_sink() -> None:
+    """Check that the variable of a sink is set; whether its server answers is seen when it is written."""
+    from pipeline import sinks
+
+    sinks.stated()
 
 
 def heal() -> None:
@@ -229,7 +245,7 @@ def run(*, as_of: str | None = None) -> int:
 
 def _reproduce() -> int:
     """Heal, repro, and set `current` right where only the link was lost."""
-    from pipeline import versions
+    from pipeline import sinks, versions
 
     heal()
     _warn_open_ended()
@@ -249,6 +265,9 @@ def _reproduce() -> int:
     if code == 0:
         versions.repair_current()
         print(f"run: {versions.describe_current()}", flush=True)
+        sinks.follow()
+    elif code == ServiceRefused.exit_code and read_json(STATE / "failure.json")["stage"] == "publish":
+        print(f"run: published, but not everywhere (exit code {code}); {versions.describe_current()}", file=sys.stderr)
     else:
         print(f"run: nothing published (exit code {code}); {versions.describe_current()}", file=sys.stderr, flush=True)
     return code

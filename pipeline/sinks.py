@@ -1,0 +1,42 @@
+"""What the commands ask of a sink: does it hold what is published, and if not, bring it there.
+
+The stage `publish` writes it too; a sink that was away then, or lost its table since, is served by the next `run`.
+"""
+
+from __future__ import annotations
+
+from features.errors import Refusal
+from pipeline import postgres, versions
+from pipeline.publish import Params
+
+
+def stated() -> postgres.Sink | None:
+    """Return the sink of the chosen source, or None; refuse (exit code 4) where its variable is not set."""
+    params = Params.load()
+    return postgres.sink(params.postgres, params.postgres_table)
+
+
+def follow() -> None:
+    """Let the sink hold what is current and say so; where it does already nothing is written."""
+    to = stated()
+    if to is not None and versions.current_manifest() is not None:
+        earlier = Params.load().allow_earlier_as_of
+        print(f"run: {postgres.bring(to, versions.CURRENT.resolve(), allow_earlier_as_of=earlier)}", flush=True)
+
+
+def print_status() -> None:
+    """Print whether the sink holds what is current; what keeps it from being asked is said, not refused."""
+    try:
+        to = stated()
+    except Refusal as refusal:
+        print(f"not known what the sink holds: {refusal}")
+        return
+    if to is not None:
+        print(postgres.describe(to, versions.current_manifest()))
+
+
+def verify() -> None:
+    """Compare the sink with what is current, value for value; refuse (exit code 7 or 8) what differs or is away."""
+    to = stated()
+    if to is not None and versions.current_manifest() is not None:
+        print(f"verify: {postgres.verify(to, versions.CURRENT.resolve())}")
