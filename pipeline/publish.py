@@ -137,7 +137,7 @@ def _write_statement(folder: Path) -> None:
 def _copy(path: Path, folder: Path) -> None:
     """Copy a file or folder into `folder` where it exists."""
     if path.is_dir():
-        shutil.copytree(path, folder / path.name)
+        shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns(".gitignore"))
     elif path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / path.name)

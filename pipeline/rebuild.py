@@ -1,10 +1,11 @@
 """`python -m pipeline rebuild <run_id>`: an old version byte for byte, from its manifest.
 
-The version's commit is laid out in a scratch folder, its inputs over it (parameters, mapping, policy, overrides, verdict,
-figures of the training), its own scorer, the deliveries that its ledger lists and the table that it was compared with.
-The stages from ingest to report run there without those that train, then publish's writing. Only if every file comes
-out with the SHA-256 of the manifest are they put in place. DuckDB's file never has the same bytes twice: it is compared
-by content, and the manifest then states the new file's hash and, under `rebuilt`, the old. `current` does not change.
+The version's commit is laid out in a scratch folder, over it the version's inputs (parameters, mapping, policy,
+overrides, verdict, figures of the training) and scorer, the deliveries that its ledger lists and the table that it was
+compared with. The stages from ingest to report run there without those that train, then publish's writing. Only if
+every file comes out with the SHA-256 of the manifest are they put in place. DuckDB's file never has the same bytes
+twice: it is compared by content, and the manifest then states the new file's hash and, under `rebuilt`, the first.
+`current` does not change.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def bring_back(run_id: str) -> int:
 
 
 def _check_kept(version: Path, manifest: dict[str, Any]) -> None:
-    """Refuse (exit code 7) a version of which something that a rebuild needs was not kept, was changed or is not here."""
+    """Refuse (exit code 7) a version of which something that a rebuild needs was not kept, changed or is not here."""
     where = f"version {version.name}"
     kept = [name for name in manifest["files"] if name.split("/")[0] in KEPT]
     if "inputs/data/promote/verdict.json" not in kept or "uncommitted" not in manifest:
@@ -113,7 +114,7 @@ def _git(*arguments: str) -> bool:
 
 
 def _faults_of_deliveries(version: Path, source: str) -> list[Problem]:
-    """Return which of the raw files that the version was made of are missing or changed; the artificial lender has none."""
+    """Return which of the raw files of the version are missing or changed; those of `simulated` are made anew."""
     if source == "simulated":
         return []
     remedy = "Restore the delivery as it was."
@@ -169,13 +170,11 @@ def _link_deliveries(project: Path, source: str, ledger: dict[str, Any]) -> None
     for name in ledger["files"]:
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).symlink_to((RAW / source / name).resolve())
-    homes = set(ledger["homes"].values())
     for name, (delivered_on, complete) in ledger["deliveries"].items():
         dated = delivered_on != "None"
-        if name in homes and (dated or name != "."):
-            write_json(
-                top / name / "manifest.json", {"delivered_on": delivered_on if dated else None, "complete": complete}
-            )
+        if dated or name != ".":
+            stated = {"delivered_on": delivered_on if dated else None, "complete": complete}
+            write_json(top / name / "manifest.json", stated)
 
 
 def _link_compared(project: Path, source: str, compared: str) -> None:
@@ -184,7 +183,6 @@ def _link_compared(project: Path, source: str, compared: str) -> None:
     place.mkdir(parents=True)
     (place / TABLE).symlink_to((versions.VERSIONS / compared / TABLE).resolve())
     as_of = read_json(versions.VERSIONS / compared / "manifest.json")["as_of"]
-    write_json(project / versions.RECEIPT, {})
     entry = f'{{"source": "{source}", "as_of": "{as_of}", "run_id": "{compared}"}}\n'
     (project / versions.HISTORY).write_text(entry, encoding="utf-8")
 
@@ -253,7 +251,7 @@ def _put_in_place(made: Path, version: Path, manifest: dict[str, Any]) -> None:
     names = [name for name in manifest["files"] if name.split("/")[0] not in KEPT]
     for name in sorted(names, key=lambda name: (name == DATABASE, name)):
         target = version / name
-        if name == DATABASE:
+        if name == DATABASE and sha256(made / name) != manifest["files"][name]:
             stated = manifest["files"] | {name: sha256(made / name)}
             first = manifest.get("rebuilt") or {name: manifest["files"][name]}
             fresh = version.with_name(f".tmp-manifest-{version.name}")
