@@ -35,7 +35,8 @@ def read_params() -> dict[str, Any]:
             )
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        found = " ".join(str(error).split())[:200]
+        mark = getattr(error, "problem_mark", None)  # the error's own text quotes the file, which may hold a secret
+        found = f"{getattr(error, 'problem', type(error).__name__)}{f' in line {mark.line + 1}' if mark else ''}"
         raise ConfigurationRefused(Problem(str(PARAMS_FILE), "YAML", found, "Mend the file.")) from None
     if not isinstance(raw, dict):
         raise ConfigurationRefused(
