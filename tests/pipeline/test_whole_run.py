@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from servers import free_port, postgres
 from workspaces import ROOT, Workspace, copy_project
 
 from pipeline.params import STAGES
@@ -323,6 +324,53 @@ def test_a_new_delivery_publishes_a_new_table_and_retrains_nothing(world):
     earlier = pd.read_parquet(world.folder / "data/publish" / before[0] / "scored_customers.parquet")
     both = table.merge(earlier[["customer_id", "grade"]], on="customer_id", how="left", suffixes=("", "_then"))
     assert both["grade_published_before"].fillna("-").tolist() == both["grade_then"].fillna("-").tolist()
+
+
+@pytest.mark.slow
+def test_old_versions_are_rebuilt_byte_for_byte_from_what_pruning_leaves(world):
+    """The first was published before the last delivery came, the second added that delivery to what was there."""
+    lines = (world.folder / "data/publish/history.jsonl").read_text().splitlines()
+    for run_id in dict.fromkeys(json.loads(line)["run_id"] for line in lines[-2:]):
+        version = world.folder / "data/publish/versions" / run_id
+        before, link = digests(version.parent, run_id), published(world)
+        for path in version.rglob("*"):
+            if path.is_file() and path.relative_to(version).parts[0] not in ("manifest.json", "inputs", "scorer"):
+                path.unlink()
+        (version / "pruned.json").write_text("{}")
+        done = world.pipeline("rebuild", run_id)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        after = digests(version.parent, run_id)
+        for name in ("bellwether.duckdb", "manifest.json"):  # an engine's file, and the line that states its hash
+            before.pop(f"{run_id}/{name}", None)
+            after.pop(f"{run_id}/{name}", None)
+        assert after == before
+        assert published(world)[0] == link[0]
+    assert world.pipeline("verify").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_sink_that_is_away_ends_the_run_with_8_and_the_next_run_serves_it(world):
+    saved, link = (world.folder / "params.yaml").read_text(), published(world)
+    world.set_params({"publish": {"postgres": "BELLWETHER_URL"}})
+    try:
+        unset = world.pipeline("run")
+        assert unset.returncode == 4
+        assert "BELLWETHER_URL" in unset.stderr
+        away = world.pipeline("run", BELLWETHER_URL=f"postgresql://clerk:hunter2@127.0.0.1:{free_port()}/db")
+        assert away.returncode == 8, away.stderr[-2000:]
+        assert "published, but not everywhere" in away.stderr
+        assert "hunter2" not in away.stdout + away.stderr
+        assert published(world) == link
+        with postgres() as url:
+            there = world.pipeline("run", BELLWETHER_URL=url)
+            assert there.returncode == 0, there.stderr[-2000:]
+            assert ran(there.stdout) == ["publish"]
+            assert "holds the current version" in world.pipeline("status", BELLWETHER_URL=url).stdout
+            assert "value for value" in world.pipeline("verify", BELLWETHER_URL=url).stdout
+    finally:
+        (world.folder / "params.yaml").write_text(saved)
+    for path in (world.folder / "data/publish").rglob("*.json"):
+        assert b"hunter2" not in path.read_bytes(), path
 
 
 def flat_file(workspace: Workspace) -> None:
