@@ -14,6 +14,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import duckdb
@@ -29,7 +31,7 @@ from features.errors import ConfigurationRefused, IntegrityRefused, Problem
 from pipeline import versions
 from pipeline.fingerprint import sha256
 from pipeline.run import STATE, owned
-from pipeline.stage import RECORD, read_json, write_json
+from pipeline.stage import RECORD, read_json, resources, write_json
 
 STAGES = ("ingest", "observe", "featurise", "score", "explain", "decide", "monitor", "report")
 WRITE = "from pipeline import publish, stage; stage.execute('publish', publish.write)"
@@ -51,7 +53,7 @@ def bring_back(run_id: str) -> int:
         raise ConfigurationRefused(
             Problem(f"version {run_id}", f"one whose manifest is kept ({known})", "another", "Name one of them.")
         )
-    with owned():
+    with resources("rebuild"), _ended_by_signals(), owned():
         if not versions.faults(version):
             print(f"rebuild: {version} stands, every file as its manifest states")
             return 0
@@ -69,6 +71,22 @@ def bring_back(run_id: str) -> int:
         f"rebuild: {version} stands again, {len(manifest['files'])} files as its manifest states; current is as it was"
     )
     return 0
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal end the stage that runs, and this process by 128 + its number."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_kept(version: Path, manifest: dict[str, Any]) -> None:

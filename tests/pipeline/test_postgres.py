@@ -285,6 +285,26 @@ def test_grants_and_views_stay_and_a_column_that_is_new_is_added(sink, url):
         cursor.execute("drop role reader")
 
 
+def test_a_user_who_owns_nothing_publishes_into_a_table_made_for_it(sink, url, monkeypatch):
+    first, second = version("a"), version("b")
+    bring(sink, first)
+    with sql(url) as cursor:
+        cursor.execute("create role writer login")
+        cursor.execute("grant select, insert on scored_customers to writer")
+    monkeypatch.setenv("BELLWETHER_URL", url.replace("postgres@", "writer@"))
+    writer = postgres.sink("BELLWETHER_URL", "scored_customers")
+    try:
+        with pytest.raises(ServiceRefused, match="no right to do it"):
+            bring(writer, second)
+        with sql(url) as cursor:
+            cursor.execute("grant delete on scored_customers to writer")
+        assert "written" in bring(writer, second)
+    finally:
+        with sql(url) as cursor:
+            cursor.execute("drop owned by writer")
+            cursor.execute("drop role writer")
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [

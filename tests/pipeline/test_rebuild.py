@@ -10,7 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import duckdb
@@ -270,6 +273,25 @@ def test_a_stage_that_fails_ends_the_rebuild_and_nothing_outside_is_told(tmp_pat
     put(f"{project}/pipeline/featurise.py", "import sys; sys.exit(3)")
     with pytest.raises(IntegrityRefused, match=r"stage featurise of the rebuild: .* found exit code 3"):
         rebuild._run_stages(project, "shop")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_stage_that_runs_and_leaves_the_pruned_version(number, monkeypatch):
+    def stage(project: Path, source: str) -> None:
+        put("child", "")
+        child = "import os, time; open('child', 'w').write(str(os.getpid())); time.sleep(60)"
+        timer = threading.Timer(1, os.kill, (os.getpid(), number))
+        timer.start()
+        subprocess.run([sys.executable, "-c", child], check=False)
+
+    prune(JANUARY)
+    before = bytes_of(JANUARY)
+    monkeypatch.setattr(rebuild, "_run_stages", stage)
+    with pytest.raises(SystemExit) as ended:
+        rebuild.bring_back(JANUARY)
+    assert ended.value.code == 128 + number
+    assert not Path(f"/proc/{Path('child').read_text() or 'never'}").exists()
+    assert bytes_of(JANUARY) == before
 
 
 def test_code_that_is_not_committed_is_named_new_files_too(tmp_path, monkeypatch):
