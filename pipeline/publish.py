@@ -257,7 +257,7 @@ def main() -> None:
     if written.compared is not None:
         against = written.compared
         say("publish", f"changes.parquet: against {against['run_id']} of {against['as_of']}", moved=written.moved)
-    if read_json(version / "manifest.json").get("uncommitted") != []:
+    if read_json(version / "manifest.json").get("uncommitted", []) != []:
         say("publish", "its code is not committed: were it lost, `rebuild` could not bring this version back")
     late: ServiceRefused | None = None
     try:
