@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from features.errors import GateRefused, Problem
 from models.contract import check_table
@@ -45,6 +46,8 @@ class Params(Section):
     section: ClassVar[str] = "publish"
 
     allow_earlier_as_of: bool = False
+    keep_newest: int = Field(default=24, ge=1)
+    keep_months: int = Field(default=60, ge=0)
     tracking_strict: bool = False
 
 
