@@ -98,8 +98,8 @@ def invalid_pd(figures: Figures, limits: Limits) -> Answer:
 def score_psi(figures: Figures, limits: Limits) -> Answer:
     """Found where the PSI of today's scores passes a limit and what chance explains."""
     why = {
-        "text": "There is no earlier or unseen population to compare scores with.",
-        "zh": "没有可比较的早期或未见样本。",
+        "text": "Scores are compared on customers outside the training: these are too few, or nothing is earlier.",
+        "zh": "评分仅在训练样本之外的客户上比较：此类客户过少，或没有更早的样本。",
     }
     now = need(figures, "score_drift", "now", **why)
     value, noise, against = float(now["psi"]), float(now["noise"]), now["against"]

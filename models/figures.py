@@ -14,6 +14,7 @@ import pandas as pd
 from models import drift, portfolio, realised
 
 KEYS = ["customer_id", "as_of"]
+LEAST_UNSEEN = 0.5  # of the scored customers of a date
 STATES = ("read", "kept", "quarantined", "deduplicated", "left_out")  # rows of a table, as ingest counts them
 
 
@@ -42,7 +43,9 @@ def score_figures(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return counts of scored customers, and the drift of their PD over the thirteen dates and against test rows.
 
-    `far`: how many features outside the range of training make a customer strange to the model.
+    `far`: how many features outside the range of training make a customer strange to the model. A date on which fewer
+    than `LEAST_UNSEEN` of the customers are strangers to the training says nothing of drift: they are left over because
+    their outcome is unknown, and are no sample of who is scored.
     """
     if scores.empty:
         return {"customers": 0}, {}
@@ -60,6 +63,9 @@ def score_figures(
     unseen = outside_training(scores)  # a PD that the row itself trained is sharper than one of a stranger
     dates = sorted({int(b) for b in scores["months_back"]}, reverse=True)
     parts = {back: unseen.loc[unseen["months_back"] == back, "pd"] for back in dates}
+    for back, part in parts.items():
+        if len(part) < LEAST_UNSEEN * (scores["months_back"] == back).sum():
+            parts[back] = part.head(0)
     oldest = next((back for back in dates if back and len(parts[back])), None)
     fitted = drift.Bins.fit(parts[oldest], bins) if oldest else None
     counts["by_month"] = by_month = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,13 +43,31 @@ def _retrain(arguments: argparse.Namespace) -> int:
     return run.retrain()
 
 
+def _span(text: str) -> timedelta:
+    """Return days (35d) or hours (48h)."""
+    unit = {"d": "days", "h": "hours"}.get(text[-1:])
+    if unit is None or not text[:-1].isdecimal():
+        raise argparse.ArgumentTypeError(f"must be days or hours, such as 35d or 48h, not {text!r}")
+    return timedelta(**{unit: int(text[:-1])})
+
+
 def _status(arguments: argparse.Namespace) -> int:
-    del arguments
     from pipeline import sinks, versions
 
-    code = versions.print_status()
+    code = versions.print_status(arguments.max_age)
     sinks.print_status()
     return code
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from pipeline import pruning, run
+    from pipeline.publish import Params
+
+    params = Params.load()
+    with run.owned():
+        return pruning.collect(
+            keep_newest=params.keep_newest, keep_months=params.keep_months, dry_run=arguments.dry_run
+        )
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -118,9 +136,12 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", _run, "Run the pipeline, publish, and say in the exit code what happened.")
     run.add_argument("--as-of", type=_day, help="write this as_of (YYYY-MM-DD or latest) into params.yaml first")
     add("retrain", _retrain, "Move train.until to the run's as_of in params.yaml, then run.")
-    add("status", _status, "Say what is published, from which model and data.")
+    status = add("status", _status, "Say what is published, how old, from which model and data.")
+    status.add_argument("--max-age", type=_span, help="exit with 3 where as_of is older: 35d, 48h")
     add("verify", _verify, "Re-hash the published versions and the champion; compare the sink with what is current.")
     add("rebuild", _rebuild, "Bring a pruned version back, byte for byte, from its manifest.").add_argument("run_id")
+    swept = add("gc", _gc, "Prune old tables and cache by the policy in params.yaml (publish.keep_...).")
+    swept.add_argument("--dry-run", action="store_true", help="say what would go, and leave it")
     check = add("check-source", _check_source, "Show what a mapping makes of the first rows of its files, and why not.")
     check.add_argument("name", help="of data/sources/<name>.yaml and data/raw/<name>")
     check.add_argument("--rows", type=int, default=20_000, help="rows of each table to read (20,000)")

@@ -54,6 +54,8 @@ class Params(Section):
     section: ClassVar[str] = "publish"
 
     allow_earlier_as_of: bool = False
+    keep_newest: int = Field(default=24, ge=1)
+    keep_months: int = Field(default=60, ge=0)
     tracking_strict: bool = False
     postgres_table: str = Field(default="public.scored_customers", pattern=postgres.TABLE)
     postgres: Any = None  # checked by hand: pydantic's complaint would repeat a password

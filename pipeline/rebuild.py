@@ -36,7 +36,6 @@ from pipeline.stage import RECORD, read_json, resources, write_json
 STAGES = ("ingest", "observe", "featurise", "score", "explain", "decide", "monitor", "report")
 WRITE = "from pipeline import publish, stage; stage.execute('publish', publish.write)"
 KEPT = ("inputs", "scorer")  # what pruning leaves, taken as it is
-PRUNED = "pruned.json"  # the note in place of a pruned table
 DATABASE = "bellwether.duckdb"
 TABLE = "scored_customers.parquet"
 RAW = Path("data/raw")
@@ -282,7 +281,7 @@ def _put_in_place(made: Path, version: Path, manifest: dict[str, Any]) -> None:
         versions.sync(half)
         half.replace(target)
     versions.sync_tree(version)
-    (version / PRUNED).unlink(missing_ok=True)
+    (version / versions.PRUNED).unlink(missing_ok=True)
     problems = versions.faults(version)
     if problems:
         raise IntegrityRefused(problems)

@@ -5,6 +5,8 @@ data/publish/history.jsonl        which version became current, in order: {sourc
 data/publish/current              a relative link to one version
 data/publish/receipt.json         DVC's output: what the last publication made current
 
+A pruned version has a note, pruned.json, in place of its table; its manifest and what a rebuild needs stay.
+
 A reader follows the link and sees one whole version. Order of writing: files, sync, folder in place, history, link.
 """
 
@@ -13,7 +15,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,12 @@ VERSIONS = PUBLISH / "versions"
 HISTORY = PUBLISH / "history.jsonl"
 CURRENT = PUBLISH / "current"
 RECEIPT = PUBLISH / "receipt.json"
+PRUNED = "pruned.json"
+
+
+def folders() -> list[Path]:
+    """Return the folders of all versions, whole or pruned, in order of name."""
+    return sorted(path for path in VERSIONS.glob("*") if path.is_dir() and not path.name.startswith("."))
 
 
 def files_of(folder: Path) -> Iterator[Path]:
@@ -39,8 +49,11 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     write_json(folder / "manifest.json", facts | {"files": files})
 
 
-def faults(folder: Path) -> list[Problem]:
-    """Return what differs between a folder and its manifest: files missing, added or changed."""
+def faults(folder: Path, *, pruned: bool = False) -> list[Problem]:
+    """Return what differs between a folder and its manifest: files missing, added or changed.
+
+    pruned: the folder may be a pruned version, whose note says which files are gone; otherwise such a one is not sound.
+    """
     manifest = folder / "manifest.json"
     restore = "Restore it from a copy, or remove the folder and run again."
     try:
@@ -48,6 +61,9 @@ def faults(folder: Path) -> list[Problem]:
     except (OSError, ValueError, KeyError, TypeError):
         return [Problem(str(manifest), "a readable manifest", "none", restore)]
     found = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
+    if pruned and PRUNED in found:
+        gone = set(read_json(found.pop(PRUNED))["pruned"])
+        stated = {name: digest for name, digest in stated.items() if name in found or name not in gone}
     problems = [
         Problem(f"{folder}/{name}", "there", "no such file", restore) for name in sorted(stated.keys() - found.keys())
     ]
@@ -106,9 +122,14 @@ def history() -> list[dict[str, str]]:
     return entries
 
 
+def _stands(run_id: str) -> bool:
+    """Return whether a version is there with its table."""
+    return (VERSIONS / run_id).exists() and not (VERSIONS / run_id / PRUNED).exists()
+
+
 def newest(source: str, before: str | None = None) -> dict[str, str] | None:
     """Return the source's last published entry, or that with the newest as_of earlier than `before`."""
-    entries = [entry for entry in history() if entry["source"] == source and (VERSIONS / entry["run_id"]).exists()]
+    entries = [entry for entry in history() if entry["source"] == source and _stands(entry["run_id"])]
     if before is not None:
         entries = sorted((entry for entry in entries if entry["as_of"] < before), key=lambda entry: entry["as_of"])
     return entries[-1] if entries else None
@@ -169,18 +190,37 @@ def describe_current() -> str:
     )
 
 
-def print_status() -> int:
-    """Print what is published; exit code 0, or 3 where nothing is."""
+def print_status(max_age: timedelta | None = None, *, now: datetime | None = None) -> int:
+    """Print what is published and how old; exit code 0, or 3 where nothing is or its as_of is older than `max_age`.
+
+    The age is that of what the table knows: from midnight (UTC) of its as_of to now.
+    """
+    manifest = current_manifest()
     print(describe_current())
-    return 0 if current_manifest() else 3
+    if manifest is None:
+        return 3
+    now = now or datetime.now(UTC)
+    age = now - datetime.combine(date.fromisoformat(manifest["as_of"]), time(), UTC)
+    written = datetime.fromtimestamp((CURRENT / "manifest.json").stat().st_mtime, UTC)
+    print(f"as_of was {_words(age)} ago; written {_words(now - written)} ago, {written:%Y-%m-%d %H:%M} UTC")
+    if max_age is not None and age > max_age:
+        print(f"too old: --max-age is {_words(max_age)}", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _words(span: timedelta) -> str:
+    """Return a span in days, or in hours below two days."""
+    hours = span.total_seconds() / 3600
+    return f"{hours:.0f} hours" if abs(hours) < 48 else f"{hours / 24:.0f} days"
 
 
 def verify() -> int:
     """Re-hash every published version and every champion; refuse (exit code 7) naming each file that differs."""
-    folders = sorted(path for path in VERSIONS.glob("*") if path.is_dir() and not path.name.startswith("."))
-    folders += sorted(path.parent for path in Path("data/promote").rglob("manifest.json"))
-    problems = [problem for folder in folders for problem in faults(folder)]
+    champions = sorted(path.parent for path in Path("data/promote").rglob("manifest.json"))
+    problems = [problem for folder in folders() for problem in faults(folder, pruned=True)]
+    problems += [problem for folder in champions for problem in faults(folder)]
     if problems:
         raise IntegrityRefused(problems)
-    print(f"verify: {len(folders)} folders, every file as its manifest states; {describe_current()}")
+    print(f"verify: {len(folders()) + len(champions)} folders, every file as its manifest states; {describe_current()}")
     return 0

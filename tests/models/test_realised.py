@@ -108,6 +108,21 @@ def test_drift_of_scores_is_measured_on_rows_that_did_not_train():
     assert score_figures(scores.head(0), pd.DataFrame(), 10, 3) == ({"customers": 0}, {})
 
 
+def test_who_is_left_over_from_the_training_is_no_sample_of_the_scored():
+    """Of 1,000 scored 100 have no outcome yet and PDs of their own: nothing shifted; where half are strangers, it did."""
+    rng = np.random.default_rng(9)
+    test = pd.DataFrame({"pd": rng.uniform(0, 0.5, 1000)})
+    scores = pd.DataFrame({
+        "months_back": 0, "as_of": pd.Timestamp("2025-01-01"), "pd": [*rng.uniform(0, 0.5, 900), *([0.9] * 100)],
+        "in_training": [True] * 900 + [False] * 100,
+    })  # fmt: skip
+    counts, moved = score_figures(scores, test, 10, 3)
+    assert (counts["customers"], counts["in_training"]) == (1000, 900)
+    assert "now" not in moved
+    half = pd.concat([scores.tail(100), scores.head(100)])
+    assert score_figures(half, test, 10, 3)[1]["now"]["psi"] > 1
+
+
 def test_labels_by_month_and_rows_by_table():
     observations = pd.DataFrame({
         "customer_id": list("abcd"), "as_of": pd.Timestamp("2025-01-01"), "outcome": [0.0, 1, np.nan, np.nan],

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.errors import ConfigurationRefused, IntegrityRefused
-from pipeline import rebuild, tracking, versions
+from pipeline import pruning, rebuild, tracking, versions
 from pipeline.fingerprint import sha256
 
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
@@ -90,11 +90,7 @@ def deliver(month: str, text: str) -> None:
 
 
 def prune(run_id: str) -> None:
-    folder = versions.VERSIONS / run_id
-    (folder / "pruned.json").write_text("{}")
-    for name in ("scored_customers.parquet", "bellwether.duckdb"):
-        (folder / name).unlink()
-    shutil.rmtree(folder / "report")
+    pruning.prune(versions.VERSIONS / run_id)
 
 
 def bytes_of(run_id: str) -> dict[str, bytes]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from features.errors import IntegrityRefused
-from pipeline import publish, versions
+from pipeline import __main__ as command_line
+from pipeline import pruning, publish, versions
 
 
 @pytest.fixture(autouse=True)
@@ -145,3 +147,134 @@ def test_the_written_bytes_are_audited(tmp_path):
     pq.write_table(pa.table({"customer_id": ["1"], "pd_12m": [0.6]}), tmp_path / "scored_customers.parquet")
     with pytest.raises(Exception, match="other content on disk"):
         publish._audit_bytes(tmp_path, table)
+
+
+def published(run_id: str, as_of: str, source: str = "s", compared_with: str | None = None) -> None:
+    scratch = versions.VERSIONS / f".tmp-{run_id}"
+    for name in ("table.parquet", "report/index.html", "inputs/params.yaml", "scorer/model.txt"):
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / name).write_text(f"{name} of {run_id}")
+    versions.write_manifest(
+        scratch, run_id=run_id, source=source, as_of=as_of, compared_with=compared_with, rows=1, model_version="m",
+        data_version="d",
+    )  # fmt: skip
+    versions.place(scratch, run_id)
+    versions.make_current(source, as_of, run_id)
+
+
+def test_the_newest_stay_and_the_last_of_each_month_within_its_months():
+    every = [
+        pruning.Version(run_id, "s", as_of, order)
+        for order, (run_id, as_of) in enumerate(
+            [
+                ("old", "2024-01-15"),
+                ("jan-a", "2025-01-10"),
+                ("jan-b", "2025-01-20"),
+                ("feb", "2025-02-01"),
+                ("mar-a", "2025-03-05"),
+                ("mar-b", "2025-03-05"),
+                ("apr", "2025-04-01"),
+            ]
+        )
+    ] + [pruning.Version("other", "t", "2020-01-01", 0)]
+    assert pruning.to_prune(every, set(), keep_newest=1, keep_months=12) == ["old", "jan-a", "mar-a"]
+    assert pruning.to_prune(every, set(), keep_newest=1, keep_months=2) == ["old", "jan-a", "jan-b", "feb", "mar-a"]
+    assert pruning.to_prune(every, {"jan-a"}, keep_newest=3, keep_months=0) == ["old", "jan-b", "feb"]
+    assert pruning.to_prune(every, set(), keep_newest=9, keep_months=0) == []
+    assert pruning.to_prune([], set(), keep_newest=1, keep_months=1) == []
+
+
+def test_gc_takes_tables_and_leaves_what_a_rebuild_needs(capsys):
+    for month, compared in ((1, None), (2, "v1"), (3, "v2"), (4, "v3"), (5, "v4")):
+        published(f"v{month}", f"2026-0{month}-01", compared_with=compared)
+    published("elsewhere", "2020-01-01", source="t")
+    versions.make_current("s", "2026-05-01", "v5")
+    versions.RECEIPT.write_text(json.dumps({"run_id": "v5"}))
+    before = {path: path.read_bytes() for path in versions.VERSIONS.rglob("*") if path.is_file()}
+    assert pruning.collect(keep_newest=1, keep_months=0, dry_run=True) == 0
+    assert before == {path: path.read_bytes() for path in versions.VERSIONS.rglob("*") if path.is_file()}
+
+    assert pruning.collect(keep_newest=1, keep_months=0, dry_run=False) == 0
+    after = {path for path in versions.VERSIONS.rglob("*") if path.is_file()}
+    for month in (1, 2, 3):  # v4 is what the current one was compared with
+        left = {path.relative_to(versions.VERSIONS / f"v{month}").as_posix() for path in after
+                if path.is_relative_to(versions.VERSIONS / f"v{month}")}  # fmt: skip
+        assert left == {"manifest.json", "pruned.json", "inputs/params.yaml", "scorer/model.txt"}
+    assert {path for path in before if path.parts[3] in {"v4", "v5", "elsewhere"}} <= after
+    assert versions.newest("s", before="2026-04-01") is None  # what has no table cannot be compared with
+    assert versions.verify() == 0
+    assert pruning.collect(keep_newest=1, keep_months=0, dry_run=False) == 0  # again: nothing is left to do
+    assert after == {path for path in versions.VERSIONS.rglob("*") if path.is_file()}
+    capsys.readouterr()
+
+
+def test_a_pruned_version_is_sound_only_for_who_knows_and_still_guarded():
+    published("v1", "2026-01-01")
+    folder = versions.VERSIONS / "v1"
+    pruning.prune(folder)
+    assert versions.faults(folder, pruned=True) == []
+    assert versions.faults(folder)  # `current` may never point there
+    (folder / "inputs" / "params.yaml").write_text("other")
+    assert [problem.where[-11:] for problem in versions.faults(folder, pruned=True)] == ["params.yaml"]
+    (folder / "inputs" / "params.yaml").unlink()
+    assert [problem.found for problem in versions.faults(folder, pruned=True)] == ["no such file"]
+
+
+@pytest.mark.parametrize("after", ["the note", "one file"])
+def test_a_kill_amid_pruning_leaves_a_version_that_says_so_and_the_next_call_ends_it(after, monkeypatch):
+    published("v1", "2026-01-01")
+    published("v2", "2026-02-01")
+    left = {"the note": 0, "one file": 1}[after]
+    unlink = type(versions.VERSIONS).unlink
+
+    def killed(path, **more):
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        unlink(path, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(versions.VERSIONS), "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pruning.prune(versions.VERSIONS / "v1")
+    assert versions.faults(versions.VERSIONS / "v1", pruned=True) == []
+    assert versions.newest("s", before="2026-02-01") is None
+    pruning.collect(keep_newest=9, keep_months=9, dry_run=False)
+    assert not (versions.VERSIONS / "v1" / "table.parquet").exists()
+    assert not (versions.VERSIONS / "v1" / "report").exists()
+
+
+def test_publishing_a_pruned_version_again_brings_its_table_back():
+    published("v1", "2026-01-01")
+    pruning.prune(versions.VERSIONS / "v1")
+    published("v1", "2026-01-01")
+    assert versions.faults(versions.VERSIONS / "v1") == []
+    assert not (versions.VERSIONS / "v1" / versions.PRUNED).exists()
+
+
+def test_status_says_how_old_and_is_non_zero_where_too_old(capsys):
+    assert versions.print_status() == 3
+    published("v1", "2026-01-01")
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    assert versions.print_status(now=now) == 0
+    assert "as_of was 30 days ago" in capsys.readouterr().out
+    assert versions.print_status(timedelta(days=31), now=now) == 0
+    assert versions.print_status(timedelta(days=30), now=now) == 3
+    assert "--max-age is 30 days" in capsys.readouterr().err
+    assert versions.print_status(timedelta(hours=47), now=datetime(2026, 1, 2, 22, tzinfo=UTC)) == 0
+
+
+@pytest.mark.parametrize(("text", "code"), [("35d", 3), ("48h", 3), ("9999999d", 0)])
+def test_max_age_on_the_command_line(text, code, capsys):
+    published("v1", "2001-01-01")
+    assert command_line.main(["status", "--max-age", text]) == code
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("text", ["35", "d", "-1d", "1.5d", ""])
+def test_a_max_age_that_is_none_is_a_usage_error(text, capsys):
+    with pytest.raises(SystemExit) as usage:
+        command_line.main(["status", f"--max-age={text}"])
+    assert usage.value.code == 4
+    assert "35d or 48h" in capsys.readouterr().err

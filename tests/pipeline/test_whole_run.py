@@ -18,6 +18,7 @@ from servers import free_port, postgres
 from workspaces import ROOT, Workspace, copy_project
 
 from pipeline.params import STAGES
+from pipeline.pruning import prune
 
 STATEFUL = ("promote", "publish")
 CURRENT = Path("data/publish/current")
@@ -333,10 +334,7 @@ def test_old_versions_are_rebuilt_byte_for_byte_from_what_pruning_leaves(world):
     for run_id in dict.fromkeys(json.loads(line)["run_id"] for line in lines[-2:]):
         version = world.folder / "data/publish/versions" / run_id
         before, link = digests(world.folder, f"publish/versions/{run_id}"), published(world)
-        for path in version.rglob("*"):
-            if path.is_file() and path.relative_to(version).parts[0] not in ("manifest.json", "inputs", "scorer"):
-                path.unlink()
-        (version / "pruned.json").write_text("{}")
+        prune(version)
         done = world.pipeline("rebuild", run_id)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         after = digests(world.folder, f"publish/versions/{run_id}")
