@@ -156,7 +156,9 @@ def _records(lender: Lender, table: str, newest: int, protected: set[str]) -> Re
             Problem(f"{table}: {', '.join(twice)}", "names that records do not use themselves", "the same", "Rename.")
         )
     values = {name: value.cast("float64") for name, value in (ages | {name: rows[name] for name in numeric}).items()}
-    values = {name: (value.isnan() | value.isinf()).ifelse(ibis.null("float64"), value) for name, value in values.items()}
+    values = {
+        name: (value.isnan() | value.isinf()).ifelse(ibis.null("float64"), value) for name, value in values.items()
+    }
     sources = (table, "credits") if "credit_id" in columns and table != "credits" else (table,)
     return Records(
         table,

@@ -12,7 +12,7 @@ models of the Home Credit competition, where it was the largest single gain afte
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -211,7 +211,7 @@ def _file(table: str) -> str:
     return f"records_{table}.txt"
 
 
-def names_of(given: Mapping[str, Any]) -> list[str]:
+def names_of(given: Iterable[str]) -> list[str]:
     """Return those of these file names that hold record models, in order."""
     return sorted(name for name in given if name == FILE or (name.startswith("records_") and name.endswith(".txt")))
 

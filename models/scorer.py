@@ -1,8 +1,8 @@
 """A model bundle that answers for any customers: features by name in, PD with interval, score and grade out.
 
 The bundle is text: `booster.txt`, `encoders.json`, `features.json`, `calibrator.json`, `grades.json`, and where child
-records are scored `records.json` and a booster a table. Its hashes are checked by whoever reads it; what arrives here is
-parsed strictly, and a frame must hold every feature by its name (of records: their rows, or the scores of this model).
+records are scored `records.json` and a booster a table. Its hashes are checked by whoever reads it; what arrives here
+is parsed strictly, and a frame must hold every feature by its name (of records: their rows, or this model's scores).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from features.errors import IntegrityRefused, Problem
+from features.errors import ConfigurationRefused, IntegrityRefused, Problem
 from models import estimator, records
 from models.calibration import Calibrator
 from models.encoders import Encoders
@@ -26,7 +26,7 @@ FILES = ("booster.txt", "encoders.json", "features.json", "calibrator.json")  # 
 
 
 def fingerprint(files: Mapping[str, bytes]) -> str:
-    """Return the SHA-256 of the model's files together, by name and content: the four, and record models behind them."""
+    """Return the SHA-256 of the model's files together, by name and content: the four, then those of record models."""
     names = (*FILES, *records.names_of(files))
     lines = "".join(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
@@ -65,7 +65,10 @@ class Scorer:
         unscored = [table for table in record_inputs(inputs) if table not in coder.records]
         if unscored:
             raise IntegrityRefused(
-                [Problem(f"{records.FILE}: {table}", "a model of its rows", "none", "Restore it.") for table in unscored]
+                [
+                    Problem(f"{records.FILE}: {table}", "a model of its rows", "none", "Restore it.")
+                    for table in unscored
+                ]
             )
         without = [each.name for each in inputs if each.kind == "categorical" and each.name not in coder.codes]
         if without:
@@ -84,6 +87,14 @@ class Scorer:
     def features(self) -> list[dict[str, Any]]:
         """The records of features.json (name, column, kind, direction, family, definition_hash), in their order."""
         return [each.record() for each in self.inputs]
+
+    def needs_features_alone(self, where: str) -> None:
+        """Refuse (exit code 4) to score `where` by a model that also scores child records, which only a run reads."""
+        tables = ", ".join(record_inputs(self.inputs))
+        if tables:
+            must, found = "scored by a model of features alone", f"one that also scores single rows of {tables}"
+            remedy = "Read the published table, or train with `featurise.records: []`."
+            raise ConfigurationRefused(Problem(where, must, found, remedy))
 
     def columns_of(self, frame: pd.DataFrame) -> list[str]:
         """Return the columns that this frame must hold; of records its rows, or else their scores by this model."""

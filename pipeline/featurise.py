@@ -237,7 +237,9 @@ def _on_spark(params: Params, engine: SparkEngine) -> Built:
     if params.records:
         remedy = "Set `engine: duckdb`, or `records: []`."
         raise ConfigurationRefused(
-            Problem("params.yaml: featurise.records", "none where the engine is Spark", ", ".join(params.records), remedy)
+            Problem(
+                "params.yaml: featurise.records", "none where the engine is Spark", ", ".join(params.records), remedy
+            )
         )
     described = describe_tables(INGEST)
     names = [name for name in sorted(described) if any((INGEST / "tables" / name).glob("known_month=*/part.parquet"))]

@@ -140,7 +140,9 @@ def test_beyond_so_many_rows_whole_customers_are_left_out(monkeypatch):
     rows = drawn()
     sizes = []
     real = records.estimator.dataset
-    monkeypatch.setattr(records.estimator, "dataset", lambda m, *rest, **k: (sizes.append(len(m)), real(m, *rest, **k))[1])
+    monkeypatch.setattr(
+        records.estimator, "dataset", lambda m, *rest, **k: (sizes.append(len(m)), real(m, *rest, **k))[1]
+    )
     monkeypatch.setattr(records, "MOST_ROWS", 1500)
     first = records.fit(rows, TABLE)
     assert 1300 < sizes[0] <= 1500
