@@ -78,8 +78,9 @@ def test_a_signal_in_single_rows_is_found_by_customers_not_seen():
 
 
 @pytest.mark.parametrize("in_time", [False, True])
-def test_a_score_equals_that_of_a_model_fitted_apart(in_time):
+def test_a_score_equals_that_of_a_model_fitted_apart(in_time, monkeypatch):
     """An oracle: of each customer fold and block of dates, the model of the rows that may teach it, fitted alone."""
+    monkeypatch.setattr(records, "ROUNDS", 8)
     rows = drawn(in_time=in_time)
     made = encoders.fit(rows, INPUTS, 20.0).records[TABLE]
     found = records.out_of_fold(rows, TABLE, made, 1)["max"]
