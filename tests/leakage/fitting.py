@@ -166,11 +166,12 @@ def not_yet_known_moves_nothing() -> bool:
 
 
 def briefly(check: Callable[[], bool]) -> Callable[[], bool]:
-    """Run a check with record models of few trees: what may teach them does not depend on how long they learn."""
+    """Run a check with few record models of few trees: what may teach them does not depend on how long they learn."""
 
     def checked() -> bool:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(records, "ROUNDS", 8)
+            for name, few in (("ROUNDS", 8), ("FOLDS", 2), ("BLOCKS", 2)):
+                patch.setattr(records, name, few)
             return check()
 
     return checked

@@ -110,7 +110,8 @@ def by_time(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(promote.tracking, "log_training", lambda *_, **__: None)
         patch.setattr(records, "AT_ONCE", 100)
-        patch.setattr(record_models, "ROUNDS", 12)
+        for name, few in (("ROUNDS", 12), ("FOLDS", 2), ("BLOCKS", 2)):
+            patch.setattr(record_models, name, few)
         for stage in (featurise, select, tune, train, calibrate, evaluate, promote, score, explain):
             stage.main()
     return folder
