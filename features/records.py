@@ -105,7 +105,7 @@ def declared(matrix: Matrix, names: Iterable[str], newest: int) -> tuple[list[Re
         )
     made, skipped = [], []
     for name in dict.fromkeys(names):
-        if lender.has(name, "event_on"):
+        if lender.has(name, "event_on", "customer_id"):
             made.append(_records(lender, name, newest, {one.lower() for one in matrix.settings.protected}))
         else:
             skipped.append(Skipped(f"{name}_records", "no dated row of it is known before the last training date"))
