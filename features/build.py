@@ -98,6 +98,7 @@ class Matrix:
             )
         self.edge: dt.date = edge
         generic.refuse_undated(tables, description)
+        self.mapped = tuple(sorted({*tables, *description}))  # tables that the source gives, be they empty
         held = {name: table for name, table in tables.items() if "known_on" in table.columns}
         self.customers: ibis.Table | None = None
         if self.engine.identifier != "string":
@@ -286,15 +287,10 @@ class Matrix:
         is unknown at as_of and never NaN or infinite.
         """
         carried = list(observations.columns)
-        source = numbered(observations.mutate(asked_for=observations.customer_id), "as_of", "as_of")
-        source = self.engine.keep("all_observed", coded(source.drop("as_of_month_days"), "asked_for", self.customers))
+        source = self.asked(observations)
         days = source.as_of.day().nunique().execute()
         made, results, panels = self._queries(panel=self.settings.panel and days <= MOST_DAYS)
-        for first, past_last in self.date_groups(source):
-            here, order = source.filter(source.as_of.between(first, past_last)), ["as_of", "customer_id"]
-            self.engine.keep("observed_rows", here.mutate(place=ibis.row_number().over(ibis.window(order_by=order))))
-            here = self.connection.table("observed_rows")
-            self.engine.keep("observed", here.select("as_of", *PARTS, "place", customer_id=here.asked_for))
+        for _ in self.observed_groups(source):
             for panel in panels:
                 panel.compose("observed")
             for name, query in made:
@@ -305,6 +301,20 @@ class Matrix:
                 self._arrow(self.feature_columns(table, carried)),
                 self._arrow(self.position_columns(table, carried)) if with_position else None,
             )
+
+    def asked(self, observations: ibis.Table) -> ibis.Table:
+        """Keep the observations under `all_observed`, with parts of as_of and the code of the customer `asked_for`."""
+        source = numbered(observations.mutate(asked_for=observations.customer_id), "as_of", "as_of")
+        return self.engine.keep("all_observed", coded(source.drop("as_of_month_days"), "asked_for", self.customers))
+
+    def observed_groups(self, source: ibis.Table) -> Iterator[tuple[dt.date, dt.date]]:
+        """Lay one group of dates of `asked` after the other as `observed_rows` (by `place`) and `observed`."""
+        for first, past_last in self.date_groups(source):
+            here, order = source.filter(source.as_of.between(first, past_last)), ["as_of", "customer_id"]
+            self.engine.keep("observed_rows", here.mutate(place=ibis.row_number().over(ibis.window(order_by=order))))
+            here = self.connection.table("observed_rows")
+            self.engine.keep("observed", here.select("as_of", *PARTS, "place", customer_id=here.asked_for))
+            yield first, past_last
 
     def _beside(self, results: list[str]) -> None:
         """Lay the columns of all results beside the observed rows as `beside`, in the order of the observed rows."""

@@ -147,7 +147,7 @@ class Lender:
         return table in self.tables and set(columns) <= self.filled.get(table, frozenset())
 
 
-def _code(function: Callable) -> str:
+def code_of(function: Callable) -> str:
     """Return a function's code without comments, layout or docstring: it changes only where its meaning may."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     for node in ast.walk(tree):
@@ -172,7 +172,7 @@ def definition_hashes(subject: Subject) -> dict[str, str]:
     select = parsed.find(sqlglot.exp.Select)
     assert select is not None
     formulas = {column.alias: column.this.sql("duckdb") for column in select.expressions}
-    code = [_code(function) for function in subject.made_by]
+    code = [code_of(function) for function in subject.made_by]
     return {
         item.name: digest(
             item.name, item.kind, formulas[item.name], subject.name, *subject.sources, *code,

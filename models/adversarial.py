@@ -62,8 +62,9 @@ def drift(panel: Panel, inputs: Sequence[Input], matrix: np.ndarray, settings: D
     block = (place * min(MOST_MONTHS, len(months)) // len(months))[rows]
     groups = [(months[place[rows][block == number].min()], block == number) for number in np.unique(block)]
     found_psi: dict[str, tuple[float, str]] = {}
-    for name in names:
-        values = panel.features[name].iloc[rows]
+    for column, (name, each) in enumerate(zip(names, inputs, strict=True)):
+        scored = each.kind == "record"
+        values = pd.Series(matrix[rows, column]) if scored else panel.features[name].iloc[rows]
         bins = Bins.fit(values)
         figures = [(bins.psi(values[mask]) - bins.noise(int(mask.sum())), str(month)) for month, mask in groups]
         most, month = max(figures, key=lambda figure: figure[0])

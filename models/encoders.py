@@ -7,33 +7,28 @@ good one were). So every row is coded as a later one will be: by what is known t
 all that trained it. A division at random has no such order and codes by customer alone: ordering codes there left
 nearly all of them null (AUC .742 -> .656 on SBA loans of sixty months, .717 -> .708 on SuperLender). Rare and unseen
 levels share one code. The JSON form names a level by an MD5 of feature and level, which every SQL engine has too: no
-customer's value stands in it in clear.
+customer's value stands in it in clear. The scores of child records (models/records.py) are learned beside the codes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from features.errors import IntegrityRefused, Problem
-from models.inputs import Input, Panel, numeric_matrix
+from models import records
+from models.inputs import SEPARATOR, Input, Panel, level_key, numeric_matrix, record_inputs, rows_of
+from models.records import RecordModel
 from models.splits import grouped_folds_of
 
 INNER_FOLDS = 5
-SEPARATOR = "\x1f"  # between feature and level
 HASH = f"md5(feature, {SEPARATOR!r}, level)"
 LEAST_ROWS = 5  # a level with fewer train rows counts as unseen
-
-
-def level_key(feature: str, level: str) -> str:
-    """Return the name under which a level stands in the JSON form."""
-    return hashlib.md5(f"{feature}{SEPARATOR}{level}".encode(), usedforsecurity=False).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
@@ -53,13 +48,17 @@ class Codes:
 
 @dataclass(frozen=True)
 class Encoders:
-    """The codes of every categorical input; numeric inputs pass through."""
+    """The codes of every categorical input and the models of record inputs; numeric inputs pass through."""
 
     codes: dict[str, Codes]  # by feature
     smoothing: float
+    records: Mapping[str, RecordModel] = field(default_factory=dict)  # by table, in files of their own
 
     def matrix(self, features: pd.DataFrame, inputs: Iterable[Input]) -> np.ndarray:
-        """Return the model's matrix (rows x inputs) of doubles, null numbers as NaN; infinite values are refused."""
+        """Return the model's matrix (rows x inputs) of doubles, null numbers as NaN; infinite values are refused.
+
+        A frame holds the rows of a record input, or, under the input's name, what this very model made of them.
+        """
         inputs = tuple(inputs)
         matrix = np.empty((len(features), len(inputs)))
         numeric = [place for place, each in enumerate(inputs) if each.kind == "numeric"]
@@ -67,6 +66,13 @@ class Encoders:
         for place, each in enumerate(inputs):
             if each.kind == "categorical":
                 matrix[:, place] = self.codes[each.name].apply(each.name, features[each.name])
+        for table, places in record_inputs(inputs).items():
+            if rows_of(table) in features:
+                scores = self.records[table].scores(features[rows_of(table)])
+                for statistic, place in places.items():
+                    matrix[:, place] = scores[statistic]
+            else:
+                matrix[:, [*places.values()]] = numeric_matrix(features, [inputs[at].name for at in places.values()])
         return matrix
 
     def to_json(self) -> str:
@@ -106,7 +112,16 @@ class Encoders:
 
 
 def fit(panel: Panel, inputs: Iterable[Input], smoothing: float) -> Encoders:
-    """Learn the codes of the categorical inputs from all rows of `panel`."""
+    """Learn the codes of the categorical inputs, and the models of record inputs, from all rows of `panel`."""
+    inputs = tuple(inputs)
+    return Encoders(
+        _codes_of(panel, inputs, smoothing),
+        smoothing,
+        {table: records.fit(panel, table) for table in record_inputs(inputs)},
+    )
+
+
+def _codes_of(panel: Panel, inputs: tuple[Input, ...], smoothing: float) -> dict[str, Codes]:
     codes = {}
     for each in inputs:
         if each.kind == "categorical":
@@ -117,17 +132,18 @@ def fit(panel: Panel, inputs: Iterable[Input], smoothing: float) -> Encoders:
             known = [(str(level), code) for level, code in zip(levels, table, strict=True) if not np.isnan(code)]
             keyed = {level_key(each.name, level): float(code) for level, code in known}
             codes[each.name] = Codes(keyed, missing, unseen)
-    return Encoders(codes, smoothing)
+    return codes
 
 
 def fit_matrix(panel: Panel, inputs: Iterable[Input], smoothing: float, seed: int) -> tuple[Encoders, np.ndarray]:
     """Return encoders learned from all rows, and the training matrix with out-of-fold codes, in time where it is given.
 
-    Refused like `Encoders.matrix`. The inner folds are by customer and depend on `seed` and the customers alone.
+    Record scores likewise. Refused like `Encoders.matrix`. The inner folds are by customer and depend on `seed` and the
+    customers alone.
     """
     inputs = tuple(inputs)
     encoders = fit(panel, inputs, smoothing)
-    matrix = encoders.matrix(panel.features, inputs)
+    matrix = encoders.matrix(scored(panel, inputs, encoders, seed), inputs)
     if not encoders.codes:
         return encoders, matrix
     # not stratified: else a row's own outcome would decide which rows its code is learned from
@@ -137,6 +153,16 @@ def fit_matrix(panel: Panel, inputs: Iterable[Input], smoothing: float, seed: in
             place, levels = pd.factorize(_text(panel.features[each.name]))
             matrix[:, column] = _row_codes(panel, place, len(levels), fold, smoothing)
     return encoders, matrix
+
+
+def scored(panel: Panel, inputs: Iterable[Input], encoders: Encoders, seed: int) -> pd.DataFrame:
+    """Return the panel's features with out-of-fold scores, under the names of record inputs, in place of their rows."""
+    inputs, features = tuple(inputs), panel.features
+    for table, places in record_inputs(inputs).items():
+        values = records.out_of_fold(panel, table, encoders.records[table], seed)
+        columns = {inputs[place].name: values[statistic] for statistic, place in places.items()}
+        features = features.drop(columns=rows_of(table)).assign(**columns)
+    return features
 
 
 def _row_codes(panel: Panel, place: np.ndarray, levels: int, fold: np.ndarray, smoothing: float) -> np.ndarray:

@@ -52,7 +52,7 @@ def parameters(tuned: Mapping[str, Any], monotone: Sequence[int], seed: int) -> 
 
 def monotone_constraints(inputs: Sequence[Input], wanted: bool) -> tuple[int, ...]:
     """Return +1, -1 or 0 for each input: risk may only move as the feature's direction says, where it says so."""
-    return tuple(each.direction if wanted and each.kind == "numeric" else 0 for each in inputs)
+    return tuple(each.direction if wanted and each.kind != "categorical" else 0 for each in inputs)
 
 
 def check(matrix: np.ndarray, outcome: np.ndarray | None = None, *, both: bool = True) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 from features.expressions import name as identifier
 from features.expressions import quote
 from models.calibration import Calibrator
-from models.encoders import SEPARATOR, Codes
+from models.encoders import Codes
 from models.grades import PD_FLOOR, Scale
+from models.inputs import SEPARATOR
 from models.scorer import Scorer
-from models.treeshap import MISSING_NAN, MISSING_ZERO, ZERO, read_trees
+from models.treeshap import MISSING_NAN, MISSING_ZERO, ZERO, NotApplicable, read_trees
 
 BLOCK = 10  # trees in one column: few enough columns, and sums that no parser finds too deep
 KEYS = ("customer_id", "as_of")
@@ -32,8 +33,10 @@ def to_sql(scorer: Scorer, source: str = "features") -> str:
     scorer: a bundle with grades. source: a table or view with customer_id, as_of and the model's features, each a
     column of its name. The result has one row for each of its rows: customer_id, as_of, margin (log-odds before
     calibration), pd_raw, pd, pd_low, pd_high, score and grade. Errors: NotApplicable (models/treeshap.py) where the
-    booster has splits that are not numeric; ValueError without grades.
+    booster has splits that are not numeric, or inputs are scores of child records; ValueError without grades.
     """
+    if scorer.encoders.records:
+        raise NotApplicable("features alone for inputs, while this one also scores single rows of histories")
     if scorer.scale is None:
         raise ValueError("grades.json must be in the bundle")
     _, trees = read_trees(scorer.booster.model_to_string())

@@ -1,10 +1,13 @@
 """What a model takes in: its inputs in order, and the rows of a panel with their outcomes.
 
 An input's LightGBM name is `f0001`, `f0002`, ...: any feature name works and none of LightGBM's naming rules matter.
+An input of kind `record` is fitted on outcomes (models/records.py): a frame holds, in place of its value, the rows that
+it is worked out from, or the scores that a fitted model made of them, as plain numbers under its name.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
@@ -14,7 +17,14 @@ import pandas as pd
 
 from features.errors import DataRefused, IntegrityRefused, Problem
 
-KINDS = ("numeric", "categorical")
+KINDS = ("numeric", "categorical", "record")
+RECORD_SCORE = "_record_score_"  # between table and statistic in the name of a record input
+SEPARATOR = "\x1f"  # between feature and level
+
+
+def level_key(feature: str, level: str) -> str:
+    """Return the name under which a level stands in a model's files."""
+    return hashlib.md5(f"{feature}{SEPARATOR}{level}".encode(), usedforsecurity=False).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Input:
 
     name: str
     column: str
-    kind: str  # numeric or categorical
+    kind: str  # numeric, categorical or record
     direction: int  # +1: risk rises with the value, -1: it falls, 0: no claim
     family: str
     definition_hash: str
@@ -36,6 +46,27 @@ class Input:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read the input from JSON data; unknown keys are ignored, so that a later version may add some."""
         return cls(**{key: record[key] for key in cls.__dataclass_fields__})
+
+
+def rows_of(table: str) -> str:
+    """Return the column of a frame that holds each observation's newest rows of a table, as lists of structs."""
+    return f"records of {table}"
+
+
+def record_inputs(inputs: Iterable[Input]) -> dict[str, dict[str, int]]:
+    """Return table -> statistic -> place of the inputs of kind record."""
+    found: dict[str, dict[str, int]] = {}
+    for place, each in enumerate(inputs):
+        if each.kind == "record":
+            table, _, statistic = each.name.rpartition(RECORD_SCORE)
+            found.setdefault(table, {})[statistic] = place
+    return found
+
+
+def carriers(inputs: Iterable[Input]) -> list[str]:
+    """Return the columns of a frame that models learn these inputs from: rows once a table in place of their scores."""
+    inputs = tuple(inputs)
+    return [each.name for each in inputs if each.kind != "record"] + [rows_of(table) for table in record_inputs(inputs)]
 
 
 def numbered(inputs: Iterable[Input]) -> tuple[Input, ...]:
@@ -57,11 +88,11 @@ def otherwise_defined(records: Iterable[Mapping[str, Any]], today: pd.DataFrame)
 
 
 def records_of(inputs: Iterable[Input], features: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the inputs as JSON data, numeric ones with `minimum` and `maximum` of these rows where any is known."""
+    """Return the inputs as JSON data, numbers with `minimum` and `maximum` of these rows where any is known."""
     result = []
     for each in inputs:
         record = each.record()
-        if each.kind == "numeric":
+        if each.kind != "categorical":
             values = pd.to_numeric(features[each.name]).to_numpy(dtype=float, na_value=np.nan)
             known = values[~np.isnan(values)]
             if len(known):
@@ -73,7 +104,7 @@ def records_of(inputs: Iterable[Input], features: pd.DataFrame) -> list[dict[str
 def inputs_from_catalogue(catalogue: pd.DataFrame) -> tuple[Input, ...]:
     """Return the catalogue's features as inputs, in its order; an unknown kind or a name given twice is refused."""
     problems = [
-        Problem(f"catalogue: {name}", "of kind numeric or categorical", str(kind), "Correct the feature's definition.")
+        Problem(f"catalogue: {name}", f"of kind {', '.join(KINDS)}", str(kind), "Correct the feature's definition.")
         for name, kind in zip(catalogue["name"], catalogue["kind"], strict=True)
         if kind not in KINDS
     ] + [
@@ -87,7 +118,7 @@ def inputs_from_catalogue(catalogue: pd.DataFrame) -> tuple[Input, ...]:
             name=str(row["name"]),
             column="",
             kind=str(row["kind"]),
-            direction=int(row["direction"]) if row["kind"] == "numeric" and pd.notna(row["direction"]) else 0,
+            direction=int(row["direction"]) if row["kind"] != "categorical" and pd.notna(row["direction"]) else 0,
             family=str(row["family"]),
             definition_hash=str(row["definition_hash"]),
         )

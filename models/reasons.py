@@ -36,7 +36,7 @@ class Term:
     """One model input as a reason tells it."""
 
     feature: str
-    kind: str  # numeric or categorical
+    kind: str  # numeric, categorical or record
     family: str
     sentence: str  # in the run's language
     unit: str
@@ -124,7 +124,7 @@ def tell(
     for number in np.unique(ranked.input).tolist():
         term, chosen = terms[number], np.flatnonzero(ranked.input == number)
         cells = values[term.feature].iloc[ranked.row[chosen]]
-        if term.kind == "numeric":
+        if term.kind != "categorical":
             value[chosen] = pd.to_numeric(cells).to_numpy(dtype=float, na_value=np.nan)
             place, distinct = pd.factorize(_rounded(value[chosen]))
             texts = [_number(v, term.unit, language) for v in distinct]
@@ -172,7 +172,7 @@ def _typical(values: pd.Series, term: Term, language: str) -> str:
     """Return what is usual for one input as text."""
     if values.isna().mean() > 0.5:
         return UNKNOWN[language]
-    if term.kind == "numeric":
+    if term.kind != "categorical":
         middle = float(np.median(pd.to_numeric(values.dropna()).to_numpy(dtype=float)))
         return _number(float(_rounded(np.array([middle]))[0]), term.unit, language)
     counts = values.dropna().astype(str).value_counts()

@@ -1,7 +1,8 @@
 """A model bundle that answers for any customers: features by name in, PD with interval, score and grade out.
 
-The bundle is text: `booster.txt`, `encoders.json`, `features.json`, `calibrator.json`, `grades.json`. Its hashes are
-checked by whoever reads it; what arrives here is parsed strictly, and a frame must hold every feature by its name.
+The bundle is text: `booster.txt`, `encoders.json`, `features.json`, `calibrator.json`, `grades.json`, and where child
+records are scored `records.json` and a booster a table. Its hashes are checked by whoever reads it; what arrives here
+is parsed strictly, and a frame must hold every feature by its name (of records: their rows, or this model's scores).
 """
 
 from __future__ import annotations
@@ -9,24 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from features.errors import IntegrityRefused, Problem
-from models import estimator
+from features.errors import ConfigurationRefused, IntegrityRefused, Problem
+from models import estimator, records
 from models.calibration import Calibrator
 from models.encoders import Encoders
-from models.inputs import Input
+from models.inputs import Input, carriers, record_inputs
 
 FILES = ("booster.txt", "encoders.json", "features.json", "calibrator.json")  # grades.json joins them at promotion
 
 
 def fingerprint(files: Mapping[str, bytes]) -> str:
-    """Return the SHA-256 of the four model files together, by name and content."""
-    lines = "".join(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n" for name in FILES)
+    """Return the SHA-256 of the model's files together, by name and content: the four, then those of record models."""
+    names = (*FILES, *records.names_of(files))
+    lines = "".join(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n" for name in names)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -59,7 +61,15 @@ class Scorer:
                 [Problem(name, "a file of the model bundle", "no such file", "Restore the bundle.") for name in missing]
             )
         inputs = read_inputs(files["features.json"])
-        coder = Encoders.from_json(files["encoders.json"])
+        coder = replace(Encoders.from_json(files["encoders.json"]), records=records.from_files(files))
+        unscored = [table for table in record_inputs(inputs) if table not in coder.records]
+        if unscored:
+            raise IntegrityRefused(
+                [
+                    Problem(f"{records.FILE}: {table}", "a model of its rows", "none", "Restore it.")
+                    for table in unscored
+                ]
+            )
         without = [each.name for each in inputs if each.kind == "categorical" and each.name not in coder.codes]
         if without:
             raise IntegrityRefused(
@@ -78,6 +88,19 @@ class Scorer:
         """The records of features.json (name, column, kind, direction, family, definition_hash), in their order."""
         return [each.record() for each in self.inputs]
 
+    def needs_features_alone(self, where: str) -> None:
+        """Refuse (exit code 4) to score `where` by a model that also scores child records, which only a run reads."""
+        tables = ", ".join(record_inputs(self.inputs))
+        if tables:
+            must, found = "scored by a model of features alone", f"one that also scores single rows of {tables}"
+            remedy = "Read the published table, or train with `featurise.records: []`."
+            raise ConfigurationRefused(Problem(where, must, found, remedy))
+
+    def columns_of(self, frame: pd.DataFrame) -> list[str]:
+        """Return the columns that this frame must hold; of records its rows, or else their scores by this model."""
+        rows = [name for name in carriers(each for each in self.inputs if each.kind == "record") if name in frame]
+        return rows + [each.name for each in self.inputs if each.kind != "record" or carriers([each])[0] not in rows]
+
     def matrix(self, frame: pd.DataFrame) -> np.ndarray:
         """Return the booster's matrix (rows x features); columns are found by name, their order does not matter.
 
@@ -91,7 +114,7 @@ class Scorer:
                 "no such column" if not times.get(name, 0) else f"{times[name]} columns of that name",
                 "Build it as the model's definition says, or choose a champion that does not need it.",
             )
-            for name in (each.name for each in self.inputs)
+            for name in self.columns_of(frame)
             if times.get(name, 0) != 1
         ]
         if problems:

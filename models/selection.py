@@ -18,7 +18,7 @@ from pydantic import Field
 
 from models import encoders
 from models.adversarial import Drift, drift
-from models.inputs import Input, Panel, numbered, numeric_matrix
+from models.inputs import Input, Panel, carriers, numbered, numeric_matrix
 from models.refits import SMOOTHING, Refits
 from models.smallest import Smallest, SmallestSettings, smallest
 from models.splits import Indices, customer_hash, forward_indices, later_indices
@@ -154,9 +154,10 @@ def screen(panel: Panel, inputs: tuple[Input, ...], settings: SelectSettings) ->
     """Return what of `inputs` can teach anything on these rows, whatever the outcomes, with a reason for the others."""
     rows = []
     for each in inputs:
-        values = panel.features[each.name]
+        record = each.kind == "record"  # scored in each fold: known here is only whether there are rows to score
+        values = panel.features[carriers([each])[0]]
         missing = float(values.isna().mean())
-        levels = int(values.nunique(dropna=True))
+        levels = min(2, int(values.notna().sum())) if record else int(values.nunique(dropna=True))
         reason = ""
         if levels == 0:
             reason = "never known"

@@ -20,7 +20,7 @@ from models import reasons
 from models.grades import Scale
 from pipeline import bundle, explain, versions
 from pipeline import params as parameters
-from pipeline.score import FEATURES, inputs_of
+from pipeline.score import FEATURES, inputs_of, read_features
 
 READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".json": "read_json", ".jsonl": "read_json"}
 ANSWER = ("pd_raw", "pd", "pd_low", "pd_high", "score", "grade")
@@ -79,12 +79,14 @@ def read_rows(path: Path, inputs: list[dict[str, Any]]) -> pd.DataFrame:
 def score_file(path: Path, out: Path | None) -> int:
     """Score a file of features and print the answers, or write them to `out` (csv or parquet); return the exit code.
 
-    Every row is answered, in the file's order; its columns that are no features come along.
+    Every row is answered, in the file's order; its columns that are no features come along. Refused (exit code 4): a
+    model that also scores child records, which a file of features does not hold.
     """
     from models.scorer import Scorer
 
     files = published()
     scorer, inputs = Scorer.from_files(files), inputs_of(files)
+    scorer.needs_features_alone(str(path))
     frame = read_rows(path, inputs)
     names = {each["name"] for each in inputs}
     scored = scorer.score(frame)
@@ -139,8 +141,7 @@ def _families(
 
     scorer, inputs = Scorer.from_files(files), inputs_of(files)
     which = (pc.field("customer_id") == customer) & (pc.field("months_back") == 0)
-    names = [each["name"] for each in inputs]
-    frame = pq.read_table(FEATURES, columns=["as_of", *names], filters=which).to_pandas()
+    frame = read_features(inputs, ["customer_id", "as_of"], which).to_pandas()
     if len(frame) != 1 or frame["as_of"].iloc[0] != row["as_of"] or scorer.score(frame)["pd"].iloc[0] != row["pd_12m"]:
         raise IntegrityRefused(
             Problem(str(FEATURES), f"the features of the published run {row['run_id']}", "another run's",

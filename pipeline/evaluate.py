@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from models import breakdowns, challengers, metrics
+from models import breakdowns, challengers, metrics, records
 from models.calibration import CalibrateSettings, Method, cross_fitted
 from models.estimator import probability
 from models.inputs import Input, Panel, inputs_from_catalogue
@@ -199,7 +199,8 @@ def main() -> None:
         say("evaluate", f"nothing to evaluate: {selected['why']}")
         return
     folders = {"calibrator.json": Path("data/calibrate")}
-    files = {name: (folders.get(name, Path("data/train")) / name).read_bytes() for name in FILES}
+    names = (*FILES, *records.names_of(path.name for path in Path("data/train").iterdir()))
+    files = {name: (folders.get(name, Path("data/train")) / name).read_bytes() for name in names}
     figures: dict[str, Any] = {"trained": True, "model_sha256": fingerprint(files)}
     settings = CalibrateSettings.model_validate(calibration["settings"])
     if settings.long_run_default_rate is not None:  # figures of level compare PDs of a cycle with outcomes of a time
@@ -283,7 +284,7 @@ def predict_recipe(params: Params) -> tuple[Panel, CrossValidated]:
     """Return all training rows over every feature of the catalogue, and the recipe's predictions of them."""
     selected = read_selected()
     inputs = inputs_from_catalogue(read_frame(TRAINING / "catalogue.parquet"))
-    panel = read_panel(selected, [each.name for each in inputs])[0]
+    panel = read_panel(selected, inputs)[0]
     planned = params.folds * repeat_count(params, len(panel))
     steps = progress("evaluate", iter(range(planned)), planned, "the whole recipe in each fold")
 

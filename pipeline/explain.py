@@ -21,7 +21,7 @@ from models import reasons
 from models.grades import Scale
 from pipeline import params as parameters
 from pipeline.params import Section
-from pipeline.score import FEATURES, inputs_of, read_scorer
+from pipeline.score import inputs_of, read_features, read_scorer
 from pipeline.stage import execute, fresh, progress, say, write_json
 
 OUT = Path("data/explain")
@@ -130,10 +130,7 @@ def main() -> None:
     if files is None or why is not None:
         table, importance = SCHEMA.empty_table(), {"explained": False, "why": why, "families": [], "features": []}
     else:
-        names = [each["name"] for each in inputs_of(files)]
-        features = pq.read_table(
-            FEATURES, columns=["customer_id", "as_of", *names], filters=pc.field("months_back") == 0
-        )
+        features = read_features(inputs_of(files), ["customer_id", "as_of"], pc.field("months_back") == 0)
         table, importance = run(files, features, params, language)
     fresh(OUT)
     pq.write_table(table, OUT / "reasons.parquet", compression="zstd")

@@ -1,7 +1,8 @@
 """featurise: canonical tables and observed dates -> one row of features for each (customer_id, as_of).
 
 `data/featurise/training/` holds rows that can train, `scoring/` the dates to score with each customer's position; the
-catalogue says in words what every column is and how often it is known, and `catalogue.html` is the same to read.
+catalogue says in words what every column is and how often it is known, and `catalogue.html` is the same to read. Where
+`records` names histories, their newest rows stand beside both in `records/<table>.parquet`.
 `training/` depends on nothing that became known on or after its dates.
 """
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt
 
-from features.errors import DataRefused, Problem
+from features.errors import ConfigurationRefused, DataRefused, Problem
 from pipeline.catalogue_page import page
 from pipeline.on_spark import SparkEngine
 from pipeline.params import Section
@@ -62,6 +63,8 @@ class Params(Section):
         "marital_status",
         "marriage",
     )
+    records: tuple[str, ...] = ()  # histories whose newest rows are scored one by one (models/records.py); none: off
+    records_newest: PositiveInt = 24  # rows of each that an observation keeps
     observations_at_once: PositiveInt = 60_000
     memory_limit: str = Field("2GB", pattern=r"^\d+(\.\d+)?\s?(MB|MiB|GB|GiB)$")
 
@@ -103,6 +106,30 @@ def write(parts: Iterable[tuple[pa.Table, pa.Table | None]], features: Path, pos
     return rows
 
 
+def write_records(matrix: Any, records: Iterable[Any], observations: Any, folder: Path) -> None:
+    """Write the newest rows of each history as `folder`/<table>.parquet, ordered by as_of, customer_id and nth."""
+    from features.records import groups
+
+    folder.mkdir(parents=True)
+    writers: dict[str, pq.ParquetWriter] = {}
+    for parts in groups(matrix, records, observations):
+        for name, part in parts.items():
+            if name not in writers:
+                writers[name] = pq.ParquetWriter(folder / f"{name}.parquet", part.schema, compression="zstd")
+            writers[name].write_table(part, row_group_size=ROW_GROUP)
+    for writer in writers.values():
+        writer.close()
+
+
+def records_coverage(path: Path, rows: int) -> dict[str, Any]:
+    """Return `missing_share` and `first_as_of` as `coverage` does, of training rows by whether they see a row."""
+    import pyarrow.compute as pc
+
+    newest = pq.read_table(path, columns=["as_of", "nth"], filters=pc.field("nth") == 1)
+    share = 1 - newest.num_rows / rows if rows else None
+    return {"missing_share": share, "first_as_of": pc.min(newest["as_of"]).as_py()}
+
+
 def coverage(features: Path) -> Callable[[str], dict[str, Any]]:
     """Count the written training rows, a batch at a time.
 
@@ -130,8 +157,11 @@ def coverage(features: Path) -> Callable[[str], dict[str, Any]]:
     return of
 
 
-def summary(matrix: Any, rows: dict[str, int]) -> dict[str, Any]:
+def summary(matrix: Any, rows: dict[str, int], records: Iterable[Any] = ()) -> dict[str, Any]:
     """Return summary.json: rows, features, subjects built and from what, subjects skipped and why, reason families."""
+    kept = {each.table: {"newest": each.newest, "columns": len(each.numeric + each.categorical)} for each in records}
+    families = {feature.family for feature, _, _ in matrix.features}
+    families |= {entry["family"] for each in records for entry in each.catalogue()}
     return {
         "rows": rows,
         "features": len(matrix.features),
@@ -140,8 +170,9 @@ def summary(matrix: Any, rows: dict[str, int]) -> dict[str, Any]:
             for subject in matrix.subjects
         },
         "skipped": {item.name: item.why for item in matrix.skipped},
-        "families": sorted({feature.family for feature, _, _ in matrix.features}),
+        "families": sorted(families),
         "columns_and_categories_as_known_on": matrix.edge.isoformat(),
+        **({"records": kept} if kept else {}),
     }
 
 
@@ -153,8 +184,25 @@ def _declared(matrix: Any) -> Any:
     return matrix
 
 
-def _on_duckdb(params: Params) -> tuple[Any, dict[str, int], Callable[[str], dict[str, Any]]]:
-    """Build on this machine; return the matrix, the rows written of training and scoring, and the coverage."""
+def _records(matrix: Any, params: Params) -> list[Any]:
+    """Declare the histories whose newest rows are kept, and say which; none where params.yaml names none."""
+    if not params.records:
+        return []
+    from features.records import declared
+
+    kept, skipped = declared(matrix, params.records, params.records_newest)
+    matrix.skipped += skipped
+    for item in skipped:
+        say("featurise", f"not built: {item.name}, for {item.why}")
+    say("featurise", "records", newest=params.records_newest, **{one.table: "rows kept" for one in kept})
+    return kept
+
+
+Built = tuple[Any, list[Any], dict[str, int], Callable[[str], dict[str, Any]]]
+
+
+def _on_duckdb(params: Params) -> Built:
+    """Build on this machine; return matrix, records, the rows written of training and scoring, and the coverage."""
     import ibis
 
     from features.tables import describe_tables, open_tables
@@ -165,6 +213,7 @@ def _on_duckdb(params: Params) -> tuple[Any, dict[str, int], Callable[[str], dic
         training = connection.read_parquet(OBSERVE / "training.parquet", table_name="training")
         scoring = connection.read_parquet(OBSERVE / "scoring.parquet", table_name="scoring")
         matrix = _declared(run(params, connection, tables, describe_tables(INGEST), training, scoring))
+        records = _records(matrix, params)
         rows = {
             "training": write(matrix.groups(training), OUT / "training/features.parquet"),
             "scoring": write(
@@ -173,22 +222,33 @@ def _on_duckdb(params: Params) -> tuple[Any, dict[str, int], Callable[[str], dic
                 OUT / "scoring/position.parquet",
             ),
         }
+        for name, observations in (("training", training), ("scoring", scoring)):
+            if records:
+                write_records(matrix, records, observations, OUT / name / "records")
         connection.disconnect()
-    return matrix, rows, coverage(OUT / "training/features.parquet")
+    return matrix, records, rows, coverage(OUT / "training/features.parquet")
 
 
-def _on_spark(params: Params, engine: SparkEngine) -> tuple[Any, dict[str, int], Callable[[str], dict[str, Any]]]:
-    """Build on a Spark cluster; return the same."""
+def _on_spark(params: Params, engine: SparkEngine) -> Built:
+    """Build on a Spark cluster; return the same. Records are refused (exit code 4): they are kept on one machine."""
     from features.tables import describe_tables
     from pipeline.on_spark import build
 
+    if params.records:
+        remedy = "Set `engine: duckdb`, or `records: []`."
+        raise ConfigurationRefused(
+            Problem(
+                "params.yaml: featurise.records", "none where the engine is Spark", ", ".join(params.records), remedy
+            )
+        )
     described = describe_tables(INGEST)
     names = [name for name in sorted(described) if any((INGEST / "tables" / name).glob("known_month=*/part.parquet"))]
-    return build(
+    matrix, rows, known = build(
         engine,
         lambda spark, tables, training, scoring: _declared(run(params, spark, tables, described, training, scoring)),
         names,
     )
+    return matrix, [], rows, known
 
 
 def main() -> None:
@@ -200,17 +260,22 @@ def main() -> None:
             [Problem(str(path), "a file that `observe` writes", "no such file", "Run `dvc repro`.") for path in missing]
         )
     fresh(OUT)
-    matrix, rows, known = _on_duckdb(params) if isinstance(params.engine, str) else _on_spark(params, params.engine)
+    duckdb = isinstance(params.engine, str)
+    matrix, records, rows, known = _on_duckdb(params) if duckdb else _on_spark(params, params.engine)
     entries = [entry | known(entry["name"]) for entry in matrix.catalogue()]
+    for each in records:
+        seen = records_coverage(OUT / "training/records" / f"{each.table}.parquet", rows["training"])
+        entries += [entry | seen for entry in each.catalogue()]
     for folder in (OUT, OUT / "training"):
         pq.write_table(
             pa.Table.from_pylist(entries, schema=CATALOGUE), folder / "catalogue.parquet", compression="zstd"
         )
     built = {subject.name: [feature.name for feature in subject.features] for subject in matrix.subjects}
     built["across"] = [item.feature.name for item in matrix.across]
+    built |= {f"{each.table}_records": [entry["name"] for entry in each.catalogue()] for each in records}
     html = page(entries, built, {item.name: item.why for item in matrix.skipped}, rows["training"])
     (OUT / "catalogue.html").write_text(html, encoding="utf-8")
-    write_json(OUT / "summary.json", summary(matrix, rows))
+    write_json(OUT / "summary.json", summary(matrix, rows, records))
     say("featurise", "written", training_rows=rows["training"], scoring_rows=rows["scoring"])
 
 

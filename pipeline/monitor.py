@@ -281,6 +281,10 @@ def main() -> None:
     write_json(OUT / "checks.json", plain(results))
     answers = {a: sum(r["answer"] == a for r in results) for a in ("found", "clear", "not applicable")}
     stops = sum(r["answer"] == "found" and r["severity"] == "stop" for r in results)
+    inputs = record(DATA / "promote/scorer/features.json").get("features") or []
+    made = sum(isinstance(each, dict) and each.get("kind") == "record" for each in inputs)
+    if made:  # they stand in no table of features, and training scores of the champion are not kept
+        say("monitor", "not compared with training: scores of child records", inputs=made)
     say("monitor", "checks", **{k.replace(" ", "_"): v for k, v in answers.items()}, stop=stops)
     for r in results:
         if r["answer"] == "found":

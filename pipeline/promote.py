@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from features.errors import IntegrityRefused, Problem
+from models import records as record_models
 from models.champion import Gate, Judgement, judge
 from models.grades import Scale
-from models.inputs import otherwise_defined
+from models.inputs import otherwise_defined, record_inputs
 from models.scorer import Scorer
-from pipeline import bundle, tracking
+from pipeline import bundle, records, tracking
 from pipeline.fingerprint import row_key
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, parquet, read_json, say, write_json
@@ -61,16 +62,21 @@ def reference_and_keys(rows: int) -> tuple[bytes, bytes]:
     """Return two Parquet files: the reference of reasons, and the keys of the rows that trained.
 
     Reference: feature rows, without customer_id, of `rows` train observations that did not default, chosen by the hash
-    of their key. Keys: SHA-256 of `customer_id|as_of` of every train row, sorted.
+    of their key; scores of child records as models of other customers give them. Keys: SHA-256 of `customer_id|as_of`
+    of every train row, sorted.
     """
-    names = [feature["name"] for feature in read_json(Path("data/train/features.json"))["features"]]
-    columns = ['f."' + name.replace('"', '""') + '"' for name in names]
+    features = read_json(Path("data/train/features.json"))["features"]
+    columns = [
+        ("r" if each["kind"] == "record" else "f") + '."' + each["name"].replace('"', '""') + '"' for each in features
+    ]
+    scores = Path("data/train/records.parquet")
+    scored = f"join read_parquet('{scores}') r using (customer_id, as_of)" if scores.exists() else ""
     with duckdb.connect() as connection:
         connection.execute(
             f"""create table trained as
             select {row_key("f")} as key, {", ".join(["f.outcome", *columns])}
             from read_parquet('{parquet(TRAINING / "features.parquet")}') f
-            join read_parquet('data/select/parts.parquet') p using (customer_id, as_of)
+            join read_parquet('data/select/parts.parquet') p using (customer_id, as_of) {scored}
             where p.part = 'train'"""
         )
         reference = connection.execute(
@@ -90,15 +96,20 @@ def _parquet(table: pa.Table) -> bytes:
 def candidate_files(params: Params) -> dict[str, bytes]:
     """Return the files of the candidate's bundle."""
     reference, keys = reference_and_keys(params.reference_rows)
+    trained = Path("data/train")
     return {
-        "booster.txt": Path("data/train/booster.txt").read_bytes(),
-        "encoders.json": Path("data/train/encoders.json").read_bytes(),
-        "features.json": Path("data/train/features.json").read_bytes(),
+        "booster.txt": (trained / "booster.txt").read_bytes(),
+        "encoders.json": (trained / "encoders.json").read_bytes(),
+        "features.json": (trained / "features.json").read_bytes(),
         "calibrator.json": Path("data/calibrate/calibrator.json").read_bytes(),
         "grades.json": params.scale.to_json().encode(),
         "catalogue.parquet": (TRAINING / "catalogue.parquet").read_bytes(),
         "reference.parquet": reference,
         "trained_on.parquet": keys,
+        **{
+            name: (trained / name).read_bytes()
+            for name in record_models.names_of(path.name for path in trained.iterdir())
+        },
     }
 
 
@@ -141,6 +152,7 @@ def run(champion: dict[str, bytes] | None, gate: Gate, kind: str) -> tuple[str, 
     rows = test[["customer_id", "as_of"]].merge(
         pd.read_parquet(TRAINING / "features.parquet"), on=["customer_id", "as_of"], how="left", validate="1:1"
     )
+    rows = records.attached(rows, TRAINING, record_inputs(Scorer.from_files(champion).inputs))
     judgement = judge(
         test["outcome"].to_numpy(dtype="int8"),
         test["pd"].to_numpy(dtype=float),

@@ -123,7 +123,10 @@ def _write_table(table: pa.Table, folder: Path, metadata: dict[str, str]) -> Non
 
 
 def _write_statement(folder: Path) -> None:
-    """Write the scorer as one SQL statement, where it can be one, so that a database scores as the table was scored."""
+    """Write the scorer as one SQL statement, where it can be one, so that a database scores as the table was scored.
+
+    Where it cannot (child records are scored outside the features), the run says why and there is no model.sql.
+    """
     from models.export import to_sql
     from models.scorer import Scorer
     from models.treeshap import NotApplicable
@@ -131,7 +134,7 @@ def _write_statement(folder: Path) -> None:
     try:
         statement = to_sql(Scorer.from_files(bundle.read(SCORER)))
     except NotApplicable as error:
-        say("publish", f"no model.sql: its trees must have {error}")
+        say("publish", f"no model.sql: the model must have {error}")
         return
     (folder / "model.sql").write_text(STATEMENT + statement, encoding="utf-8")
 

@@ -1,8 +1,9 @@
 """Stage score: PD, points and grade of every customer at the thirteen dates, by the bundle in data/promote/scorer.
 
 The bundle is hashed before it is parsed, and its features must be those that the code defines today: otherwise exit 7
-names them. Without a scorer (no champion, and the candidate refused) the stages up to report go on with empty tables,
-and publish says why.
+names them. Child records, where the bundle has models of them, are scored first; what they say is kept for the stages
+after in data/score/records.parquet. Without a scorer (no champion, and the candidate refused) the stages up to report
+go on with empty tables, and publish says why.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pydantic import Field
 
 from features.errors import IntegrityRefused, Problem
 from models.inputs import otherwise_defined
-from pipeline import bundle
+from pipeline import bundle, records
 from pipeline.fingerprint import row_key
 from pipeline.params import Section
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -81,7 +82,7 @@ def ranges(inputs: list[dict[str, Any]], reference: pd.DataFrame) -> tuple[list[
     """
     names, low, high = [], [], []
     for each in inputs:
-        if each["kind"] != "numeric" or each["name"] not in reference:
+        if each["kind"] == "categorical" or each["name"] not in reference:
             continue
         values = pd.to_numeric(reference[each["name"]]).to_numpy(dtype=float, na_value=np.nan)
         known = values[~np.isnan(values)]
@@ -89,6 +90,16 @@ def ranges(inputs: list[dict[str, Any]], reference: pd.DataFrame) -> tuple[list[
         low.append(each.get("minimum", known.min() if len(known) else -np.inf))
         high.append(each.get("maximum", known.max() if len(known) else np.inf))
     return names, np.array(low, dtype=float), np.array(high, dtype=float)
+
+
+def read_features(inputs: list[dict[str, Any]], keys: list[str], filters: Any = None) -> pa.Table:
+    """Return `keys` and the model's inputs of scored rows: features as built, child records as this stage scored."""
+    made = [each["name"] for each in inputs if each["kind"] == "record"]
+    named = [*keys, *(each["name"] for each in inputs if each["kind"] != "record")]
+    table = pq.read_table(FEATURES, columns=named, filters=filters)
+    if not made:
+        return table
+    return records.beside(table, pq.read_table(OUT / "records.parquet", columns=["customer_id", "as_of", *made]))
 
 
 def in_training(rows: pa.Table, keys: pa.Table) -> np.ndarray:
@@ -137,6 +148,8 @@ def run(files: dict[str, bytes], features: pa.Table, rows_at_a_time: int) -> pa.
 
 def main() -> None:
     """Score every row of data/featurise/scoring, or write an empty table where there is no scorer."""
+    from models.scorer import Scorer
+
     params = Params.load()
     files = read_scorer()
     if files is None:
@@ -147,14 +160,19 @@ def main() -> None:
         say("score", why)
         return
     inputs = inputs_of(files)
-    columns = pq.ParquetDataset(FEATURES).schema.names
-    check_features(inputs, pd.read_parquet(CATALOGUE, columns=["name", "definition_hash"]), columns)
-    wanted = [*KEYS, *(each["name"] for each in inputs)]
-    scores = run(files, pq.read_table(FEATURES, columns=wanted), params.rows_at_a_time)
+    catalogue = pd.read_parquet(CATALOGUE, columns=["name", "kind", "definition_hash"])
+    built = [*pq.ParquetDataset(FEATURES).schema.names, *catalogue.loc[catalogue["kind"] == "record", "name"]]
+    check_features(inputs, catalogue, built)
     fresh(OUT)
+    if any(each["kind"] == "record" for each in inputs):
+        made = records.scored(
+            Scorer.from_files(files), pq.read_table(FEATURES, columns=["customer_id", "as_of"]), FEATURES.parent
+        )
+        pq.write_table(made, OUT / "records.parquet", compression="zstd")
+    scores = run(files, read_features(inputs, list(KEYS)), params.rows_at_a_time)
     pq.write_table(scores, OUT / "scores.parquet", compression="zstd")
     now = scores.filter(pc.equal(scores["months_back"], 0))
-    given = any("minimum" in each for each in inputs) or all(each["kind"] != "numeric" for each in inputs)
+    given = any("minimum" in each for each in inputs) or all(each["kind"] == "categorical" for each in inputs)
     summary = {
         "scored": True,
         "model_version": bundle.manifest(bundle.SCORER)["model_version"],

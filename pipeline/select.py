@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from features.errors import DataRefused, IntegrityRefused, Problem
-from models.inputs import Input, Panel, horizon_months, inputs_from_catalogue, panel
+from models.inputs import Input, Panel, carriers, horizon_months, inputs_from_catalogue, panel, record_inputs
 from models.selection import FIGURES, Selection, SelectSettings, select
 from models.splits import Split, repeated_indices, split, untrainable
 from models.tuning import repeat_count
+from pipeline import records
 from pipeline.params import Section
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
@@ -67,7 +68,7 @@ def run(frame: pd.DataFrame, catalogue: pd.DataFrame, settings: SelectSettings) 
     """Return what the stage writes: `features` (JSON data), `parts` and `reasons` (frames)."""
     inputs = inputs_from_catalogue(catalogue)
     horizon = settings.horizon_months or (horizon_months(frame) if len(frame) else 12)
-    rows = panel(frame, [each.name for each in inputs], horizon, in_time=True)
+    rows = panel(frame, carriers(inputs), horizon, in_time=True)
     why = untrainable(rows.outcome, settings.min_bads)
     selection: Selection | None = None
     divided: Split | None = None
@@ -114,12 +115,19 @@ def selected_inputs(selected: dict[str, Any]) -> tuple[Input, ...]:
     return tuple(Input.from_record(record) for record in selected["features"])
 
 
-def read_panel(selected: dict[str, Any], names: list[str] | None = None) -> tuple[Panel, np.ndarray, np.ndarray]:
-    """Return the training rows over the selected features (or `names`), their part and their fold (-1: none)."""
-    frame = read_frame(TRAINING / "features.parquet")
-    wanted = names or [record["name"] for record in selected["features"]]
+def read_rows(inputs: tuple[Input, ...]) -> pd.DataFrame:
+    """Return the training rows with their features, and the child rows of inputs of kind record."""
+    return records.attached(read_frame(TRAINING / "features.parquet"), TRAINING, record_inputs(inputs))
+
+
+def read_panel(
+    selected: dict[str, Any], inputs: tuple[Input, ...] | None = None
+) -> tuple[Panel, np.ndarray, np.ndarray]:
+    """Return the training rows over the selected inputs (or `inputs`), their part and their fold (-1: none)."""
+    wanted = selected_inputs(selected) if inputs is None else inputs
+    frame = read_rows(wanted)
     plan = selected["split"]
-    rows = panel(frame, wanted, plan["horizon_months"], in_time=plan["kind"] == "time")
+    rows = panel(frame, carriers(wanted), plan["horizon_months"], in_time=plan["kind"] == "time")
     parts = read_frame(OUT / "parts.parquet")
     same = len(parts) == len(rows) and (parts["customer_id"].to_numpy() == rows.customer).all()
     if not same or (parts["as_of"].to_numpy().astype("datetime64[D]") != rows.as_of).any():
@@ -154,8 +162,8 @@ def told(record: dict[str, Any], reasons: pd.DataFrame) -> list[str]:
 def main() -> None:
     """Read the training features, divide and select, write data/select."""
     settings = Params.load()
-    frame = read_frame(TRAINING / "features.parquet")
     catalogue = read_frame(TRAINING / "catalogue.parquet")
+    frame = read_rows(inputs_from_catalogue(catalogue))
     say("select", "read", rows=len(frame), features=len(catalogue))
     result = run(frame, catalogue, settings)
     fresh(OUT)

@@ -1,19 +1,21 @@
 """train: the final booster on all train rows, and out-of-fold margins for calibration.
 
 Reads data/featurise/training, data/select and data/tune, writes data/train: booster.txt, encoders.json, features.json,
-out_of_fold.parquet, challengers/{scorecard,logistic}.json, summary.json. The file that `evaluate` judges is this very
-booster; the challengers learn from the same rows, inputs and folds.
+out_of_fold.parquet, challengers/{scorecard,logistic}.json, summary.json; where child records are scored also their
+models (records.json, records_<table>.txt) and what they say of the train rows (records.parquet). The file that
+`evaluate` judges is this very booster; the challengers learn from the same rows, inputs and folds.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from models import challengers, metrics
+from models import challengers, encoders, metrics, records
 from models.inputs import Panel, records_of
 from models.recipe import Trained, TrainSettings, train, without_directions
 from models.splits import repeated_indices
@@ -56,6 +58,22 @@ def direction_cost(panel: Panel, trained: Trained, free: np.ndarray) -> dict[str
     return {name: round(found[name], 6) for name in ("difference", "low", "high")}
 
 
+def write_records(panel: Panel, trained: Trained, seed: int) -> pd.DataFrame:
+    """Write the models of child records, if there are any, and the train rows' scores; return features with these.
+
+    The scores are by models that did not see the row's customer, of outcomes of any date: they say what is usual and
+    teach nothing.
+    """
+    features = encoders.scored(replace(panel, learned=None), trained.inputs, trained.encoders, seed)
+    for name, text in records.files(trained.encoders.records).items():
+        (OUT / name).write_text(text, encoding="utf-8")
+    names = [each.name for each in trained.inputs if each.kind == "record"]
+    if names:
+        keys = pd.DataFrame({"customer_id": panel.customer, "as_of": panel.as_of.astype("datetime64[ms]")})
+        write_frame(pd.concat([keys, features[names]], axis=1), OUT / "records.parquet")
+    return features
+
+
 def main() -> None:
     """Read rows, folds and parameters, train, write data/train."""
     settings = Params.load()
@@ -83,7 +101,8 @@ def main() -> None:
         (OUT / "challengers" / f"{kind}.json").write_text(other.to_json(inputs), encoding="utf-8")
     (OUT / "booster.txt").write_text(trained.booster, encoding="utf-8")
     (OUT / "encoders.json").write_text(trained.encoders.to_json(), encoding="utf-8")
-    write_json(OUT / "features.json", {"trained": True, "features": records_of(trained.inputs, panel.features)})
+    usual = write_records(panel, trained, tuned.seed)
+    write_json(OUT / "features.json", {"trained": True, "features": records_of(trained.inputs, usual)})
     folds = pd.Series(pd.array(fold[inside], dtype="Int32")).where(fold[inside] >= 0)
     write_frame(out_of_fold(panel, folds, trained), OUT / "out_of_fold.parquet")
     summary = {

@@ -56,7 +56,8 @@ def journal_key(settings: TuneSettings) -> str:
     digest = hashlib.sha256(settings.model_dump_json().encode())
     code = sorted(Path(models.__file__).parent.glob("*.py"))
     select = Path("data/select")
-    for path in (TRAINING / "features.parquet", select / "features.json", select / "parts.parquet", *code):
+    rows = [path for path in (TRAINING / "records",) if path.exists()]
+    for path in (TRAINING / "features.parquet", *rows, select / "features.json", select / "parts.parquet", *code):
         digest.update(f"\n{path.name}\n".encode())
         for part in sorted(path.glob("*.parquet")) if path.is_dir() else (path,):
             digest.update(part.read_bytes())

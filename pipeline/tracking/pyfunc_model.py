@@ -20,8 +20,9 @@ class ScoredFeatures(mlflow.pyfunc.PythonModel):
         )
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Score; a missing or renamed feature is refused."""
+        """Score; a missing or renamed feature is refused, and so is all where the model also scores child records."""
         del context, params
+        self.scorer.needs_features_alone("the model in MLflow")
         return self.scorer.score(model_input)
 
 

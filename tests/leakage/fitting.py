@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from models import encoders, recipe, splits
+from models import encoders, recipe, records, splits
 from models.calibration import CalibrateSettings
-from models.inputs import Panel, inputs_from_catalogue, panel
+from models.inputs import Panel, carriers, inputs_from_catalogue, panel, rows_of
 from models.recipe import TrainSettings, Tuned
 from models.selection import SelectSettings
 from pipeline import calibrate
@@ -50,6 +51,32 @@ def frame_of(seed: int = 1, customers: int = 30) -> pd.DataFrame:
 CATALOGUE = pd.DataFrame(
     [{"name": n, "kind": k, "direction": 0, "family": n, "definition_hash": n} for n, k in NAMES.items()]
 )
+SCORES = pd.DataFrame(
+    [
+        {
+            "name": f"visits_record_score_{s}",
+            "kind": "record",
+            "direction": 1,
+            "family": "visits_records",
+            "definition_hash": s,
+        }
+        for s in records.STATISTICS
+    ]
+)
+WITH_RECORDS = pd.concat([CATALOGUE, SCORES], ignore_index=True)
+
+
+def with_records(frame: pd.DataFrame, seed: int = 1) -> pd.DataFrame:
+    """Give each observation up to four child rows, that tell its x1 with noise; every ninth has none."""
+    random = np.random.default_rng(seed)
+    count = len(frame)
+    sizes = np.where(np.arange(count) % 9 == 0, 0, random.integers(1, 5, count))
+    length = np.repeat(frame["x1"].to_numpy(), sizes) + random.normal(size=sizes.sum())
+    kinds = pa.array(random.choice(["web", "shop"], sizes.sum()))
+    rows = pa.StructArray.from_arrays([pa.array(length), kinds], ["length", "channel"])
+    lists = pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(sizes)), pa.int32()), rows)
+    column = pd.Series(lists, dtype=pd.ArrowDtype(lists.type), index=frame.index)
+    return frame.assign(**{rows_of("visits"): column.where(sizes > 0, None)})
 
 
 @dataclass(frozen=True)
@@ -63,12 +90,12 @@ class Model:
     parts: pd.Series
 
 
-def model_by_time(frame: pd.DataFrame) -> Model:
+def model_by_time(frame: pd.DataFrame, catalogue: pd.DataFrame = CATALOGUE) -> Model:
     """Select, train and calibrate as the stages do."""
-    selected = select_stage.run(frame, CATALOGUE, SelectSettings(test_share=0.2, min_bads=5, folds=3))
+    selected = select_stage.run(frame, catalogue, SelectSettings(test_share=0.2, min_bads=5, folds=3))
     inputs = select_stage.selected_inputs(selected["features"])
     horizon = selected["features"]["split"]["horizon_months"]
-    rows = panel(frame, [each.name for each in inputs], horizon, in_time=True)
+    rows = panel(frame, carriers(inputs), horizon, in_time=True)
     inside = (selected["parts"]["part"] == "train").to_numpy()
     fold = selected["parts"]["fold"].fillna(-1).to_numpy(dtype=int)[inside]
     train = rows.take(inside)
@@ -77,6 +104,7 @@ def model_by_time(frame: pd.DataFrame) -> Model:
     kept = train_stage.out_of_fold(train, pd.Series(fold), trained)
     choice = calibrate.run(kept, horizon, CalibrateSettings(method="platt"))
     files = (trained.booster, trained.encoders.to_json(), choice.calibrator.to_json())
+    files += tuple(records.files(trained.encoders.records).values())
     return Model(tuple(each.name for each in inputs), files, trained.margin, fold, selected["parts"]["part"])
 
 
@@ -137,6 +165,74 @@ def not_yet_known_moves_nothing() -> bool:
     return True
 
 
+def briefly(check: Callable[[], bool]) -> Callable[[], bool]:
+    """Run a check with few record models of few trees: what may teach them does not depend on how long they learn."""
+
+    def checked() -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, few in (("ROUNDS", 8), ("FOLDS", 2), ("BLOCKS", 2)):
+                patch.setattr(records, name, few)
+            return check()
+
+    return checked
+
+
+def later_records_move_nothing() -> bool:
+    """Other outcomes and other child rows of all rows that do not train leave every file as it is."""
+    frame = with_records(frame_of(customers=20))
+    before = model_by_time(frame, WITH_RECORDS)
+    outside = (before.parts != "train").to_numpy()
+    other = with_records(frame_of(2, 20), 2)[rows_of("visits")]
+    rows = frame[rows_of("visits")].where(~outside, other)
+    flipped = frame["outcome"].where(~outside, 1 - frame["outcome"])
+    after = model_by_time(frame.assign(outcome=flipped, **{rows_of("visits"): rows}), WITH_RECORDS)
+    scored = [name for name in before.names if "_record_score_" in name]
+    return bool(scored) and before.names == after.names and before.files == after.files
+
+
+def held_out_records_move_nothing() -> bool:
+    """Other outcomes in one fold leave that fold's margins, made with record scores, as they are."""
+    inputs = inputs_from_catalogue(SCORES)
+    rows = panel(with_records(frame_of(customers=20)), carriers(inputs), 12)
+    fold = splits.grouped_folds(rows, 3, 1)
+    indices = splits.fold_indices(rows, fold, "grouped")
+    before = recipe.train(rows, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
+    turned = replace(rows, outcome=np.where(fold == 1, 1 - rows.outcome, rows.outcome).astype("int8"))
+    after = recipe.train(turned, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
+    return bool((before[fold == 1] == after[fold == 1]).all() and (before[fold != 1] != after[fold != 1]).any())
+
+
+def own_record_score_is_not_own_outcome() -> bool:
+    """A customer's other outcomes leave the scores of that customer's own rows as they are, judged in time or not."""
+    inputs = inputs_from_catalogue(SCORES)
+    for in_time in (False, True):
+        rows = panel(with_records(frame_of(customers=20)), carriers(inputs), 12, in_time=in_time)
+        _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
+        assert np.isfinite(before).mean() > 0.3
+        for customer in rows.customer[:4]:
+            mine = rows.customer == customer
+            turned = replace(rows, outcome=np.where(mine, 1 - rows.outcome, rows.outcome).astype("int8"))
+            _, after = encoders.fit_matrix(turned, inputs, 10.0, 1)
+            if not np.array_equal(before[mine], after[mine], equal_nan=True):
+                return False
+    return True
+
+
+def not_yet_known_moves_no_record_score() -> bool:
+    """Judged in time, outcomes not known at an as_of leave the record scores of rows up to it as they are."""
+    inputs = inputs_from_catalogue(SCORES)
+    rows = panel(with_records(frame_of(customers=20)), carriers(inputs), 12, in_time=True)
+    _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
+    known_on = rows.learned - np.timedelta64(1, "D")
+    for day in np.unique(rows.as_of)[9::5]:
+        turned = np.where(known_on >= day, 1 - rows.outcome, rows.outcome).astype("int8")
+        _, after = encoders.fit_matrix(replace(rows, outcome=turned), inputs, 10.0, 1)
+        past = rows.as_of <= day
+        if not np.array_equal(before[past], after[past], equal_nan=True):
+            return False
+    return True
+
+
 def customers_stay_together() -> bool:
     """No customer has rows in two grouped folds."""
     rows = panel(frame_of(), list(NAMES), 12)
@@ -174,6 +270,10 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "g held-out fold": held_out_moves_nothing,
     "g own code": own_code_is_not_own_outcome,
     "g not yet known": not_yet_known_moves_nothing,
+    "g records later": briefly(later_records_move_nothing),
+    "g records held out": briefly(held_out_records_move_nothing),
+    "g records own": briefly(own_record_score_is_not_own_outcome),
+    "g records not yet known": briefly(not_yet_known_moves_no_record_score),
     "split customers": customers_stay_together,
     "split windows": windows_close_first,
     "split duplicates": rows_are_there_once,
@@ -189,7 +289,7 @@ def alarms_of(names: tuple[str, ...] = tuple(CHECKS)) -> list[str]:
 REAL = {
     "select": select_stage.select, "split": splits.split, "fit_matrix": encoders.fit_matrix, "fit": encoders.fit,
     "fold_indices": splits.fold_indices, "calibrated": calibrate.calibrated, "panel": panel, "train": recipe.train,
-    "grouped": splits.grouped_folds,
+    "grouped": splits.grouped_folds, "record_fit": records.fit, "out_of_fold": records.out_of_fold,
 }  # fmt: skip
 
 
@@ -256,6 +356,30 @@ def codes_before_the_window_closes(patch: pytest.MonkeyPatch) -> None:
         return REAL["fit_matrix"](rows if rows.learned is None else replace(rows, learned=rows.as_of), *rest)
 
     patch.setattr(encoders, "fit_matrix", fit_matrix)
+
+
+def in_sample_records(patch: pytest.MonkeyPatch) -> None:
+    """Rows are scored by the model that they taught."""
+    patch.setattr(records, "out_of_fold", lambda rows, table, made, _: made.scores(rows.features[rows_of(table)]))
+
+
+def records_of_later_outcomes(patch: pytest.MonkeyPatch) -> None:
+    """Rows are scored by other customers' rows, with outcomes of any date."""
+    patch.setattr(records, "out_of_fold", lambda rows, *rest: REAL["out_of_fold"](replace(rows, learned=None), *rest))
+
+
+def records_before_the_window_closes(patch: pytest.MonkeyPatch) -> None:
+    """An outcome teaches record models from the as_of on that it speaks about."""
+
+    def out_of_fold(rows: Panel, *rest: object) -> dict[str, np.ndarray]:
+        return REAL["out_of_fold"](rows if rows.learned is None else replace(rows, learned=rows.as_of), *rest)
+
+    patch.setattr(records, "out_of_fold", out_of_fold)
+
+
+def on_test_records(patch: pytest.MonkeyPatch) -> None:
+    seen = _everything(patch)
+    patch.setattr(records, "fit", lambda _, table: REAL["record_fit"](seen[-1], table))
 
 
 def taught_by_the_asked(patch: pytest.MonkeyPatch) -> None:
@@ -336,6 +460,10 @@ FITTING_LEAKS = (
     ("target codes on all rows", "L1.2", in_fold_codes, "g own code"),
     ("target codes of outcomes not yet known", "L3.1", codes_of_later_outcomes, "g not yet known"),
     ("target codes before the window closes", "L3.1", codes_before_the_window_closes, "g not yet known"),
+    ("record scores by the model that the rows taught", "L1.2", in_sample_records, "g records own"),
+    ("record scores of outcomes not yet known", "L3.1", records_of_later_outcomes, "g records not yet known"),
+    ("record scores before the window closes", "L3.1", records_before_the_window_closes, "g records not yet known"),
+    ("record models fitted on train and test", "L1.2", on_test_records, "g records later"),
     ("a fold taught by the rows it is asked about", "L1.1", taught_by_the_asked, "g held-out fold"),
     ("a customer in train and test", "L3.2", customers_apart, "split customers"),
     ("no gap between train and test", "L3.1", no_gap, "split windows"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from fitting import CHECKS, FITTING_LEAKS, alarms_of, frame_of, model_by_time
 
+SLOW = {"record models fitted on train and test"}
+
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_real_steps_are_clean(check):
@@ -13,7 +15,7 @@ def test_the_real_steps_are_clean(check):
 
 @pytest.mark.parametrize(
     ("name", "kind", "plant", "first"),
-    [pytest.param(*leak, id=leak[0]) for leak in FITTING_LEAKS],
+    [pytest.param(*leak, id=leak[0], marks=[pytest.mark.slow] if leak[0] in SLOW else []) for leak in FITTING_LEAKS],
 )
 def test_a_planted_leak_is_caught(name, kind, plant, first, monkeypatch):
     plant(monkeypatch)
