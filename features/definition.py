@@ -118,6 +118,7 @@ class Lender:
     least_group: int = 10  # known values in a peer group, below which its average and ranks are null
     once: Callable[[str, ibis.Table], ibis.Table] = lambda _, table: table  # work a table out once, under a name
     lines: Mapping[bool, Lines] = field(default_factory=dict)  # our own (true), and those of other lenders (false)
+    others: Lender | None = None  # of whose customers statistics are made; null: of those in `tables`
 
     def known(self, table: str | ibis.Table, observed: ibis.Table | None = None, by: str = "customer_id") -> ibis.Table:
         """Return what each observation can see of a table: its rows with `months_before` and `days_before`.

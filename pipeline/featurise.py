@@ -67,9 +67,18 @@ class Params(Section):
 
 
 def run(
-    params: Params, connection: Any, tables: dict[str, Any], description: dict[str, Any], training: Any, scoring: Any
+    params: Params,
+    connection: Any,
+    tables: dict[str, Any],
+    description: dict[str, Any],
+    training: Any,
+    scoring: Any,
+    applicants: Any = None,
 ) -> Any:
-    """Declare the features that these tables can give (ibis tables on `connection`); `groups` then computes them."""
+    """Declare the features that these tables can give (ibis tables on `connection`); `groups` then computes them.
+
+    applicants: `features.build.Applicants`, whose rows are looked at in place of those of the tables' customers.
+    """
     from features.build import Matrix, Settings
 
     settings = Settings(
@@ -80,7 +89,7 @@ def run(
         protected=params.protected,
         observations_at_once=params.observations_at_once,
     )
-    return Matrix(connection, tables, description, training, scoring, settings)
+    return Matrix(connection, tables, description, training, scoring, settings, applicants)
 
 
 def write(parts: Iterable[tuple[pa.Table, pa.Table | None]], features: Path, position: Path | None = None) -> int:
