@@ -34,7 +34,19 @@ from features import (
     schedules,
     utilisation,
 )
-from features.definition import KEYS, Across, Feature, Lender, Lines, Skipped, Subject, definition_hashes, digest
+from features.definition import (
+    KEYS,
+    Across,
+    Applicants,
+    Feature,
+    Lender,
+    Lines,
+    Skipped,
+    Subject,
+    definition_hashes,
+    digest,
+    narrowed,
+)
 from features.engine import DuckDB, Engine
 from features.errors import DataRefused, Problem
 from features.panel import Panel
@@ -71,17 +83,7 @@ class Settings:
     protected: tuple[str, ...] = ()
     observations_at_once: int = 60_000
     panel: bool = True  # from partial aggregates where the dates fall on few days of the month; false: by direct join
-
-
-@dataclass(frozen=True)
-class Applicants:
-    """Customers of whom the source's tables say nothing: their own rows, and the observations that will be asked for.
-
-    A table of the source that is absent from `tables` holds no row of theirs; columns are found by name.
-    """
-
-    tables: Mapping[str, ibis.Table]
-    observations: ibis.Table
+    only: frozenset[str] | None = None  # features that are wanted, and what they are worked out from; null: all
 
 
 class Matrix:
@@ -129,6 +131,8 @@ class Matrix:
             )
         numbers = [feature.name for feature in declared if feature.kind == "numeric"]
         self.across: tuple[Across, ...] = tuple(affordability.across(numbers, settings.windows))
+        if settings.only is not None:
+            self.subjects, self.across = narrowed(self.subjects, self.across, settings.only)
 
     def _prepared(
         self, held: dict[str, ibis.Table], asked: tuple[ibis.Table, ...], prefix: str

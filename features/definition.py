@@ -11,8 +11,8 @@ import hashlib
 import inspect
 import json
 import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ibis
@@ -146,6 +146,31 @@ class Lender:
     def has(self, table: str, *columns: str) -> bool:
         """Return whether the source gives the table with all of these columns."""
         return table in self.tables and set(columns) <= self.filled.get(table, frozenset())
+
+
+@dataclass(frozen=True)
+class Applicants:
+    """Customers of whom the source's tables say nothing: their own rows, and the observations that will be asked for.
+
+    A table of the source that is absent from `tables` holds no row of theirs; columns are found by name.
+    """
+
+    tables: Mapping[str, ibis.Table]
+    observations: ibis.Table
+
+
+def narrowed(
+    subjects: Sequence[Subject], across: Sequence[Across], names: frozenset[str]
+) -> tuple[list[Subject], tuple[Across, ...]]:
+    """Return the subjects and what is worked out across them without features that are neither named nor needed.
+
+    Facts stay.
+    """
+    across = tuple(item for item in across if item.feature.name in names)
+    kept = names.union(*(item.needs for item in across))
+    return [
+        replace(one, features=tuple(item for item in one.features if item.name in kept)) for one in subjects
+    ], across
 
 
 def _code(function: Callable) -> str:

@@ -74,10 +74,12 @@ def run(
     training: Any,
     scoring: Any,
     applicants: Any = None,
+    only: frozenset[str] | None = None,
 ) -> Any:
     """Declare the features that these tables can give (ibis tables on `connection`); `groups` then computes them.
 
-    applicants: `features.build.Applicants`, whose rows are looked at in place of those of the tables' customers.
+    applicants: `features.definition.Applicants`, whose rows are looked at in place of those of the tables' customers.
+    only: the features that are wanted; None: all.
     """
     from features.build import Matrix, Settings
 
@@ -88,6 +90,7 @@ def run(
         leave_out=params.leave_out,
         protected=params.protected,
         observations_at_once=params.observations_at_once,
+        only=only,
     )
     return Matrix(connection, tables, description, training, scoring, settings, applicants)
 
