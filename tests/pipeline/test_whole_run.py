@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import hashlib
 import json
@@ -129,27 +130,24 @@ OTHERWISE = {"data_version": "it names the folder's files too", "grade_published
 def lay_out_applicants(world: Workspace, folder: Path, customers: list[str], mark: str = "") -> None:
     """Write all raw rows of some customers into a folder, one file a table, their keys behind a mark; add to it."""
     folder.mkdir(exist_ok=True)
-    raw = world.folder / "data/raw/simulated"
-    listed = ", ".join(f"'{customer}'" for customer in customers)
-    with duckdb.connect() as connection:
-
-        def rows(name: str) -> str:
-            return f"read_csv('{raw}/*/{name}.csv', all_varchar = true, union_by_name = true)"
-
-        held = f"client_no IN ({listed})"
-        lines = connection.execute(
-            f"SELECT contract_no FROM {rows('contracts')} WHERE {held} UNION SELECT line_ref FROM {rows('bureau_lines')} WHERE {held}"
-        ).fetchall()
-        lines = ", ".join(f"'{line}'" for (line,) in lines)
-        for name in sorted({path.stem for path in raw.glob("*/*.csv")}):
-            columns = connection.sql(f"FROM {rows(name)}").columns
-            holder = next((key for key in KEYS[:3] if key in columns), None)
-            if holder is not None:
-                marked = ", ".join(f"'{mark}' || {key} AS {key}" for key in KEYS if key in columns)
-                where = f"{holder} IN ({listed if holder == 'client_no' else lines})"
-                frame = connection.sql(f"SELECT * REPLACE ({marked}) FROM {rows(name)} WHERE {where}").df()
-                path = folder / f"{name}.csv"
-                frame.to_csv(path, index=False, mode="a", header=not path.exists())
+    tables: dict[str, list[dict[str, str]]] = {}
+    for path in sorted((world.folder / "data/raw/simulated").glob("*/*.csv")):
+        with path.open(encoding="utf-8", newline="") as handle:
+            tables.setdefault(path.stem, []).extend(csv.DictReader(handle))
+    lines = [row for name in ("contracts", "bureau_lines") for row in tables[name] if row["client_no"] in customers]
+    held = {*customers, *(row.get("contract_no") or row["line_ref"] for row in lines)}
+    for name, rows in tables.items():
+        holder = next((key for key in KEYS[:3] if key in rows[0]), None)
+        kept = [row for row in rows if holder is not None and row[holder] in held]
+        if kept:
+            new = not (folder / f"{name}.csv").exists()
+            with (folder / f"{name}.csv").open("a", encoding="utf-8", newline="") as handle:
+                writer = csv.DictWriter(handle, list(kept[0]))
+                if new:
+                    writer.writeheader()
+                writer.writerows(
+                    {key: mark + text if key in KEYS else text for key, text in row.items()} for row in kept
+                )
 
 
 def test_applicants_with_the_raw_rows_of_customers_get_their_published_rows(world, tmp_path, monkeypatch):
