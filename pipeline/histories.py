@@ -82,14 +82,11 @@ def given_in(folder: Path, mapping: Mapping, where: str) -> Given:
         if not {"customer_id", "credit_id"} & set(mapping.contract(table).columns):
             market.append(table)
             continue
-        filled = [_filled(block, files, lent) for block in held]
-        if not all(filled):
-            lacking = dict.fromkeys(
-                glob for block, has in zip(held, filled, strict=True) if not has for glob in block.files
-            )
-            missing[table] = f"no rows in {', '.join(lacking)}"
-        if any(filled):
-            tables[table] = [_without_outcome(block) for block, has in zip(held, filled, strict=True) if has]
+        lacking = [_lacks(block, files, lent) for block in held]
+        if any(lacking):
+            missing[table] = "; ".join(dict.fromkeys(filter(None, lacking)))
+        if not all(lacking):
+            tables[table] = [_without_outcome(block) for block, lack in zip(held, lacking, strict=True) if not lack]
     for table in [table for table in tables if "customer_id" not in mapping.contract(table).columns]:
         if "credits" not in tables:
             missing[table] = "without credits nobody can tell whose they are"
@@ -118,12 +115,15 @@ def _lent(mapping: Mapping, files: list[RawFile]) -> list[RawFile]:
     return [replace(file, name=f"{RAW / mapping.name}/{file.name}", delivery=Delivery("")) for file in found.values()]
 
 
-def _filled(block: Block, files: list[RawFile], lent: list[RawFile]) -> bool:
-    """Tell whether the folder has rows for a block, and what they are joined with."""
+def _lacks(block: Block, files: list[RawFile], lent: list[RawFile]) -> str:
+    """Return what a block lacks: rows in its files, or a file that they are joined with; empty where nothing."""
     chosen = [file for file in select_files(files, block.files) if file.path.stat().st_size]
     if block.format.type in ("csv", "arff"):
         chosen = [file for file in chosen if read_head(file, block.format)[2]]
-    return bool(chosen) and all(select_files([*files, *lent], join.files) for join in block.joins)
+    if not chosen:
+        return f"no rows in {', '.join(block.files)}"
+    absent = [", ".join(join.files) for join in block.joins if not select_files([*files, *lent], join.files)]
+    return f"{', '.join(block.files)} is joined with {'; '.join(absent)}, which is not there" if absent else ""
 
 
 def _without_outcome(block: Block) -> Block:

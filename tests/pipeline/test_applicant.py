@@ -62,7 +62,7 @@ def test_files_lie_flat_or_in_folders_and_what_is_not_there_is_said():
     put("note.txt", "hello", "asked")
     found = given()
     assert set(found.mapping.tables) == {"customers", "transactions"}
-    assert found.missing["credits"] == "no rows in */contracts.csv, */bureau_lines.csv"
+    assert found.missing["credits"] == "no rows in */contracts.csv; no rows in */bureau_lines.csv"
     assert found.missing["statements"] == "without credits nobody can tell whose they are"
     assert found.market == ("industries",)
     assert found.unread == ("contracts.csv", "month_ends.csv", "note.txt", "sectors.csv")
@@ -148,7 +148,7 @@ tables:
 
 def test_a_source_of_decisions_needs_no_outcome_and_lends_what_it_joins():
     put("asked.csv", "id,asked_on,amount,place\na,2025-02-03,50,x\na,2025-05-06,70,x\nb,2025-01-02,20,y\n", "asked")
-    with pytest.raises(DataRefused, match=r"observations: no rows in asked\.csv"):
+    with pytest.raises(DataRefused, match=r"observations: asked\.csv is joined with places\.csv, which is not there"):
         given(DECISIONS)
     put("places.csv", "name,people\nx,10\ny,20\n", "data/raw/shop")
     put("asked.csv", "id,asked_on,amount,place,bad\nz,2020-02-03,1,x,0\n", "data/raw/shop")
@@ -160,6 +160,18 @@ def test_a_source_of_decisions_needs_no_outcome_and_lends_what_it_joins():
     rows = pd.read_parquet("scratch/tables/observations").sort_values("as_of")
     assert rows["people"].tolist() == [20, 10, 10]
     assert [row[1] for row in listed(seen(found, "2025-03-01", rules).observations)] == ["2025-03-01", "2025-03-01"]
+
+
+def test_an_undated_source_looks_on_its_one_date():
+    text = """name: flat
+currency: EUR
+as_of: 2024-01-01
+tables:
+  observations: {files: a.csv, columns: {customer_id: id, outcome: bad}, attributes: {numeric: {debt: debt}}}
+"""
+    put("a.csv", "id,debt\nx,1\n", "asked")
+    found = seen(given(text), rules={"observed_by": "source", "population": "observations"})
+    assert listed(found.observations) == [("x", "2024-01-01", 0)]
 
 
 def test_who_is_refused_has_a_row_too():
