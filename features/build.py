@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,13 +34,25 @@ from features import (
     schedules,
     utilisation,
 )
-from features.definition import KEYS, Across, Feature, Lender, Lines, Skipped, Subject, definition_hashes, digest
+from features.definition import (
+    KEYS,
+    Across,
+    Applicants,
+    Feature,
+    Lender,
+    Lines,
+    Skipped,
+    Subject,
+    definition_hashes,
+    digest,
+    narrowed,
+)
 from features.engine import DuckDB, Engine
 from features.errors import DataRefused, Problem
 from features.panel import Panel
 from features.partials import MOST_VALUES, Plan, Values
 from features.position import FACTS, position
-from features.prepared import coded, codes_of, numbered, prepared
+from features.prepared import coded, codes_of, numbered, prepared, shaped
 from features.utilisation import own
 from features.visible import visible_at
 
@@ -71,10 +83,15 @@ class Settings:
     protected: tuple[str, ...] = ()
     observations_at_once: int = 60_000
     panel: bool = True  # from partial aggregates where the dates fall on few days of the month; false: by direct join
+    only: frozenset[str] | None = None  # features that are wanted, and what they are worked out from; null: all
 
 
 class Matrix:
-    """Features of one source on an ibis DuckDB connection: declared when made, computed by `groups`."""
+    """Features of one source on an ibis DuckDB connection: declared when made, computed by `groups`.
+
+    With `applicants`, what is declared comes from the source's tables as ever, and so do industries and what others are
+    compared by; the rows that observations see are the applicants'.
+    """
 
     def __init__(
         self,
@@ -84,6 +101,7 @@ class Matrix:
         training: ibis.Table,
         scoring: ibis.Table,
         settings: Settings,
+        applicants: Applicants | None = None,
     ) -> None:
         self.engine: Engine = DuckDB(connection) if isinstance(connection, ibis.BaseBackend) else connection
         self.connection, self.settings = connection, settings
@@ -100,22 +118,10 @@ class Matrix:
         generic.refuse_undated(tables, description)
         self.mapped = tuple(sorted({*tables, *description}))  # tables that the source gives, be they empty
         held = {name: table for name, table in tables.items() if "known_on" in table.columns}
-        self.customers: ibis.Table | None = None
-        if self.engine.identifier != "string":
-            self.customers, credit_codes = (
-                None if codes is None else self.engine.keep(f"{column}_codes", codes)
-                for column in ("customer_id", "credit_id")
-                for codes in (codes_of(column, (*held.values(), training, scoring)),)
-            )
-            held = {
-                name: coded(coded(table, "customer_id", self.customers), "credit_id", credit_codes)
-                for name, table in held.items()
-            }
-        rows = {
-            name: self.engine.keep(f"rows_{name}", prepared(name, table, held.get("credits")))
-            for name, table in held.items()
-        }
+        rows, self.customers = self._prepared(held, (training, scoring), "")
         self.lender = self._lender(rows, description)
+        if applicants is not None:
+            self.lender = self._of_applicants(held, applicants)
         self.subjects, self.skipped = self._declare()
         declared = [feature for subject in self.subjects for feature in subject.features]
         given = [feature.name for feature in declared]
@@ -126,6 +132,43 @@ class Matrix:
             )
         numbers = [feature.name for feature in declared if feature.kind == "numeric"]
         self.across: tuple[Across, ...] = tuple(affordability.across(numbers, settings.windows))
+        if settings.only is not None:
+            self.subjects, self.across = narrowed(self.subjects, self.across, settings.only)
+
+    def _prepared(
+        self, held: dict[str, ibis.Table], asked: tuple[ibis.Table, ...], prefix: str
+    ) -> tuple[dict[str, ibis.Table], ibis.Table | None]:
+        """Return the tables as `prepared` makes them, kept under names with `prefix`, and the codes of customers."""
+        customers: ibis.Table | None = None
+        if self.engine.identifier != "string":
+            customers, credit_codes = (
+                None if codes is None else self.engine.keep(f"{prefix}{column}_codes", codes)
+                for column in ("customer_id", "credit_id")
+                for codes in (codes_of(column, (*held.values(), *asked)),)
+            )
+            held = {
+                name: coded(coded(table, "customer_id", customers), "credit_id", credit_codes)
+                for name, table in held.items()
+            }
+        rows = {
+            name: self.engine.keep(f"{prefix}rows_{name}", prepared(name, table, held.get("credits")))
+            for name, table in held.items()
+        }
+        return rows, customers
+
+    def _of_applicants(self, held: dict[str, ibis.Table], applicants: Applicants) -> Lender:
+        """Return the lender with the applicants' rows in place of its customers', who are the `others`."""
+        theirs = {}
+        for name in self.lender.tables:
+            if {"customer_id", "credit_id"} & set(held[name].columns):  # others are facts about the market
+                theirs[name] = shaped(applicants.tables.get(name), held[name])
+        rows, self.customers = self._prepared(theirs, (applicants.observations,), "applicants_")
+        return replace(
+            self.lender,
+            tables={**self.lender.tables, **rows},
+            once=lambda name, table: self.engine.keep(f"applicants_{name}", table),
+            others=self.lender,
+        )
 
     def _lender(self, rows: dict[str, ibis.Table], description: Mapping[str, Any]) -> Lender:
         """Find the columns that have a value and the frequent categories, as known on the last training date."""

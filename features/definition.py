@@ -11,8 +11,8 @@ import hashlib
 import inspect
 import json
 import textwrap
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ibis
@@ -118,6 +118,7 @@ class Lender:
     least_group: int = 10  # known values in a peer group, below which its average and ranks are null
     once: Callable[[str, ibis.Table], ibis.Table] = lambda _, table: table  # work a table out once, under a name
     lines: Mapping[bool, Lines] = field(default_factory=dict)  # our own (true), and those of other lenders (false)
+    others: Lender | None = None  # of whose customers statistics are made; null: of those in `tables`
 
     def known(self, table: str | ibis.Table, observed: ibis.Table | None = None, by: str = "customer_id") -> ibis.Table:
         """Return what each observation can see of a table: its rows with `months_before` and `days_before`.
@@ -145,6 +146,31 @@ class Lender:
     def has(self, table: str, *columns: str) -> bool:
         """Return whether the source gives the table with all of these columns."""
         return table in self.tables and set(columns) <= self.filled.get(table, frozenset())
+
+
+@dataclass(frozen=True)
+class Applicants:
+    """Customers of whom the source's tables say nothing: their own rows, and the observations that will be asked for.
+
+    A table of the source that is absent from `tables` holds no row of theirs; columns are found by name.
+    """
+
+    tables: Mapping[str, ibis.Table]
+    observations: ibis.Table
+
+
+def narrowed(
+    subjects: Sequence[Subject], across: Sequence[Across], names: frozenset[str]
+) -> tuple[list[Subject], tuple[Across, ...]]:
+    """Return the subjects and what is worked out across them without features that are neither named nor needed.
+
+    Facts stay.
+    """
+    across = tuple(item for item in across if item.feature.name in names)
+    kept = names.union(*(item.needs for item in across))
+    return [
+        replace(one, features=tuple(item for item in one.features if item.name in kept)) for one in subjects
+    ], across
 
 
 def code_of(function: Callable) -> str:

@@ -98,10 +98,13 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
     if not dimensions:
         yield Skipped("peer_groups", "the source states neither industry nor segment nor region of its customers")
     made_by: tuple[Callable, ...] = (everyone, values, long, members_of, against, ranked_in)
+    lines = members_of(lender, given, stated, decisions)
+    if lender.others is not None:
+        lines = own_among(lines, members_of(lender.others, given, stated, decisions))
     yield Subject(
         "peers",
         tuple(dict.fromkeys(["customers", *(item.table for item in (*given, *stated, *decisions))])),
-        against(members_of(lender, given, stated, decisions), dimensions, lender.least_group),
+        against(lines, dimensions, lender.least_group),
         tuple(_features((*given, *stated, *decisions), dimensions, lender.least_group)),
         made_by=(*made_by, accounts) if any(item.table == "financials" for item in given) else made_by,
         stands_on={
@@ -195,6 +198,12 @@ def members_of(
     )
     groups = lines.left_join(found, list(KEYS))
     return groups.select(*lines.columns, "kind", *DIMENSIONS, month=lines.as_of.truncate("M").cast("date"))
+
+
+def own_among(lines: ibis.Table, others: ibis.Table) -> ibis.Table:
+    """Return the observations' own numbers of `lines` and the members' of `others`: who is asked about is no member."""
+    no = ibis.literal(0, "int8")
+    return lines.filter(lines.own == 1).mutate(member=no).union(others.filter(others.member == 1).mutate(own=no))
 
 
 def against(lines: ibis.Table, dimensions: tuple[str, ...], least: int) -> ibis.Table:

@@ -48,6 +48,18 @@ def coded(table: ibis.Table, column: str, codes: ibis.Table | None) -> ibis.Tabl
     return joined.mutate(**{column: joined.code}).drop("text", "code")
 
 
+def shaped(rows: ibis.Table | None, like: ibis.Table) -> ibis.Table:
+    """Return `rows` with the columns of `like`, in its order and types; null where they lack one, empty for None."""
+    if rows is None:
+        return like.limit(0)
+    return rows.select(
+        **{
+            column: rows[column].cast(kind) if column in rows.columns else ibis.null(kind)
+            for column, kind in like.schema().items()
+        }
+    )
+
+
 def prepared(name: str, table: ibis.Table, credits_table: ibis.Table | None) -> ibis.Table:
     """Return a table ready to be seen from any date: customer_id, event_on, superseded_on, row_order, date parts.
 

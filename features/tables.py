@@ -274,16 +274,17 @@ def describe_tables(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def open_tables(connection: Any, folder: Path) -> dict[str, Any]:
+def open_tables(connection: Any, folder: Path, prefix: str = "") -> dict[str, Any]:
     """Open the canonical tables of `folder` (data/ingest or data/ingest/tables) on an ibis DuckDB backend.
 
-    Returns table name -> lazy ibis table with the canonical columns, attributes and known_on. A table that the source
-    does not map is absent. Partition folders are an order on disk, not a column.
+    Returns table name -> lazy ibis table with the canonical columns, attributes and known_on; the engine knows it by
+    the name with `prefix`. A table that the source does not map is absent. Partition folders are an order on disk, not
+    a column.
     """
     root = folder if folder.name == "tables" else folder / "tables"
     opened = {}
     for name in sorted(describe_tables(folder)):
         parts = sorted(str(path) for path in (root / name).glob("known_month=*/part.parquet"))
         if parts:
-            opened[name] = connection.read_parquet(parts, table_name=name, hive_partitioning=False)
+            opened[name] = connection.read_parquet(parts, table_name=f"{prefix}{name}", hive_partitioning=False)
     return opened

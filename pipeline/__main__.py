@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import NoReturn
 
-from features.errors import Refusal
+from features.errors import ConfigurationRefused, Problem, Refusal
 
 
 class _Parser(argparse.ArgumentParser):
@@ -106,6 +106,14 @@ def _new_source(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
+    if arguments.file.is_dir():
+        from pipeline import applicant
+
+        return applicant.score_folder(arguments.file, arguments.source, arguments.as_of, arguments.out)
+    if arguments.source or arguments.as_of:
+        raise ConfigurationRefused(
+            Problem("--source, --as-of", "options of a folder of raw files", str(arguments.file), "Leave them out.")
+        )
     from pipeline import asked
 
     return asked.score_file(arguments.file, arguments.out)
@@ -146,10 +154,13 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("name", help="of data/sources/<name>.yaml and data/raw/<name>")
     check.add_argument("--rows", type=int, default=20_000, help="rows of each table to read (20,000)")
     add("new-source", _new_source, "Draft a mapping from the files in data/raw/<name>.").add_argument("name")
-    score = add("score", _score, "Score a file of customers' features by the published model.")
+    score = add("score", _score, "Score a file of features, or applicants' raw histories, by the published model.")
     score.add_argument(
-        "file", type=Path, help="parquet, csv or json lines, with a column for each feature of the model"
-    )
+        "file", type=Path, help="parquet, csv or json lines, with a column for each feature of the model; or a folder "
+        "of raw files named as the source's mapping names them",
+    )  # fmt: skip
+    score.add_argument("--source", help="a folder's: whose mapping reads it (the published source)")
+    score.add_argument("--as-of", type=date.fromisoformat, help="a folder's: YYYY-MM-DD (after the newest row known)")
     score.add_argument("--out", type=Path, help="write the answers there (.csv or .parquet) instead of printing them")
     explained = add("explain", _explain, "Say what is published of a customer, and what every family of features adds.")
     explained.add_argument("customer_id")

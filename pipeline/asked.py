@@ -47,8 +47,8 @@ def read_rows(path: Path, inputs: list[dict[str, Any]]) -> pd.DataFrame:
 
     reader = READERS.get(path.suffix.lower())
     if reader is None or not path.is_file():
-        must = f"a file of features ({', '.join(READERS)})"
-        raise ConfigurationRefused(Problem(str(path), must, "none", "Name one, with a column for each feature."))
+        must = f"a file of features ({', '.join(READERS)}) or a folder of raw files"
+        raise ConfigurationRefused(Problem(str(path), must, "none", "Name one; a file has a column for each feature."))
     text = ", all_varchar = true" if reader == "read_csv" else ""
     with duckdb.connect() as connection:
         try:
@@ -120,7 +120,7 @@ def explain_customer(customer: str, picture: Path | None) -> int:
         raise ConfigurationRefused(Problem("customer", must, "none of that id", "See scored_customers.parquet."))
     row, language = table[0], parameters.language()
     families, points, usual = _families(customer, row, files, language)
-    print("\n".join(_facts(row)))
+    print("\n".join(facts(row)))
     order = np.argsort(-points, kind="stable")
     longest, most = max(map(len, families)), max(float(np.abs(points).max()), 1e-9)
     print(f"\nevery family, in points against the usual customer without default ({usual:+.1f} in all):")
@@ -156,7 +156,7 @@ def _families(
     return families, points, float(points.sum())
 
 
-def _facts(row: dict[str, Any]) -> list[str]:
+def facts(row: dict[str, Any]) -> list[str]:
     """Return what the table says of a customer, line by line."""
 
     def known(name: str, form: str = "{}") -> str:

@@ -70,9 +70,20 @@ class Params(Section):
 
 
 def run(
-    params: Params, connection: Any, tables: dict[str, Any], description: dict[str, Any], training: Any, scoring: Any
+    params: Params,
+    connection: Any,
+    tables: dict[str, Any],
+    description: dict[str, Any],
+    training: Any,
+    scoring: Any,
+    applicants: Any = None,
+    only: frozenset[str] | None = None,
 ) -> Any:
-    """Declare the features that these tables can give (ibis tables on `connection`); `groups` then computes them."""
+    """Declare the features that these tables can give (ibis tables on `connection`); `groups` then computes them.
+
+    applicants: `features.definition.Applicants`, whose rows are looked at in place of those of the tables' customers.
+    only: the features that are wanted; None: all.
+    """
     from features.build import Matrix, Settings
 
     settings = Settings(
@@ -82,8 +93,9 @@ def run(
         leave_out=params.leave_out,
         protected=params.protected,
         observations_at_once=params.observations_at_once,
+        only=only,
     )
-    return Matrix(connection, tables, description, training, scoring, settings)
+    return Matrix(connection, tables, description, training, scoring, settings, applicants)
 
 
 def write(parts: Iterable[tuple[pa.Table, pa.Table | None]], features: Path, position: Path | None = None) -> int:

@@ -132,7 +132,7 @@ def over_limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
 def build_tables(
     params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier
 ) -> dict[str, dict[str, list[list[str]]]]:
-    """Build data/ingest, or add to it what the files hold that `earlier` does not explain; return the files' headers.
+    """Build the folder of `earlier`, or add what the files hold that it does not explain; return the files' headers.
 
     Refuses what breaks the limits (exit code 2). Earlier files whose rows change their state are read once more.
     """
@@ -143,7 +143,7 @@ def build_tables(
         except Again as request:
             again |= request.files
         except Rebuild:
-            earlier, again = Earlier(OUT), frozenset()
+            earlier, again = Earlier(earlier.folder), frozenset()
 
 
 def _attempt(
@@ -154,7 +154,7 @@ def _attempt(
 
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
         folders = sorted({file.path.resolve().parent for file in files})
-        connection = engine(params.memory_limit, Path(scratch), [*folders, OUT])
+        connection = engine(params.memory_limit, Path(scratch), [*folders, earlier.folder])
         try:
             build = Build(connection, mapping, files, where, Path(scratch), earlier, again)
             build.look_through()
@@ -167,24 +167,24 @@ def _attempt(
             if any(needed):
                 raise Again(set().union(*needed))
             if earlier.ledger:
-                (OUT / "ledger.json").unlink()  # from here on the folder is not what it says
+                (earlier.folder / "ledger.json").unlink()  # from here on the folder is not what it says
             else:
-                fresh(OUT)
-            _write(params, build, order)
+                fresh(earlier.folder)
+            _write(params, build, order, earlier.folder)
             return build.reader.headers
         finally:
             connection.close()
 
 
-def _write(params: Params, build: Any, order: list[str]) -> None:
+def _write(params: Params, build: Any, order: list[str], out: Path) -> None:
     """Write every table and the account of all rows; refuse what breaks the limits."""
     from features.staging import output_columns
 
     mapping, quality, described = build.mapping, {}, {}
     for table in order:
-        build.quarantine(table, OUT / "quarantine" / f"{table}.parquet")
+        build.quarantine(table, out / "quarantine" / f"{table}.parquet")
         quality[table] = build.quality(table)
-        months = build.write(table, OUT / "tables" / table)
+        months = build.write(table, out / "tables" / table)
         build.write_index(table)
         contract = mapping.contract(table)
         columns = output_columns(contract, mapping.tables[table])
@@ -200,10 +200,10 @@ def _write(params: Params, build: Any, order: list[str]) -> None:
             "rows": quality[table]["kept"],
         }
         _tell(table, quality[table], months)
-    newest = _newest_known(build.connection, described)
-    write_json(OUT / "tables.json", described)
+    newest = _newest_known(build.connection, described, out)
+    write_json(out / "tables.json", described)
     write_json(
-        OUT / "quality.json",
+        out / "quality.json",
         {"source": mapping.name, "tables": quality, "newest_known_on": newest, "totals": flat_totals(quality)},
     )
     problems = over_limits(params, quality)
@@ -234,11 +234,11 @@ def flat_totals(quality: dict[str, Any]) -> dict[str, int]:
     return totals
 
 
-def _newest_known(connection: Any, described: dict[str, Any]) -> str | None:
+def _newest_known(connection: Any, described: dict[str, Any], out: Path) -> str | None:
     """Return the newest day on which a kept row, or a stated outcome, became known."""
     days = []
     for table in described:
-        parts = Earlier(OUT, {"": None}).parts(table)
+        parts = Earlier(out, {"": None}).parts(table)
         if parts:
             days += connection.execute(f"SELECT max(known_on) FROM {scan(parts[-1:])}").fetchone()
         if parts and table == "observations":
@@ -266,7 +266,7 @@ def latest(mapping: Mapping, files: list[RawFile], newest_known: str | None) -> 
 
 
 @contextmanager
-def _memory(limit: str) -> Iterator[None]:
+def memory(limit: str) -> Iterator[None]:
     """Turn the engine's want of memory or disk into a refusal (exit code 5)."""
     import duckdb
 
@@ -301,7 +301,7 @@ def main() -> None:
         headers = old["headers"]
     else:
         say("ingest", "adds to what is there" if earlier.ledger else "from scratch", source=source, new_files=new)
-        with _memory(params.memory_limit):
+        with memory(params.memory_limit):
             headers = build_tables(params, mapping, files, where, earlier)
     outputs = hashes.digests(ledger.outputs(OUT))
     write_json(OUT / "ledger.json", {**present, "limits": limits, "headers": headers, "outputs": outputs})

@@ -92,6 +92,11 @@ def list_files(source: str) -> list[RawFile]:
             Problem(str(root), "a folder (or a link to one) with the source's files", "no such folder",
                     f"Link or copy the files there: ln -s <folder> {root}")
         )  # fmt: skip
+    return files_below(root)
+
+
+def files_below(root: Path) -> list[RawFile]:
+    """Return every raw file below a folder, ordered by name, each with its delivery."""
     found = _walk(root.resolve(), str(root))
     manifests = [file for file in found if file.inner == "manifest.json"]
     deliveries = {
@@ -361,8 +366,11 @@ class RawReader:
         return " UNION ALL BY NAME ".join(selects)
 
 
-def laid_out(mapping: Mapping) -> Mapping:
-    """Return a mapping as it is to be built: payments split off, globs replaced by its files' columns (by headers)."""
+def laid_out(mapping: Mapping, files: list[RawFile] | None = None) -> Mapping:
+    """Return a mapping as it is to be built: payments split off, globs replaced by its files' columns (by headers).
+
+    The files are those of the source where none are given.
+    """
     mapping = split_payments(mapping)
     blocks = [block for table in mapping.tables.values() for block in table]
     if not any(
@@ -371,7 +379,7 @@ def laid_out(mapping: Mapping) -> Mapping:
         return mapping
     import duckdb
 
-    files = list_files(mapping.name)
+    held = list_files(mapping.name) if files is None else files
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch, duckdb.connect() as connection:
         reader = RawReader(connection, Path(scratch))
-        return expanded(mapping, lambda block: reader.columns(select_files(files, block.files), block.format))
+        return expanded(mapping, lambda block: reader.columns(select_files(held, block.files), block.format))

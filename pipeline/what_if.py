@@ -12,14 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
 from features.errors import ConfigurationRefused, Problem
 from models.contract import TableContract
-from pipeline import decide
+from pipeline import answers, decide
 from pipeline.lending import Params
-from pipeline.publish import safe_for_spreadsheets
 
 CHANGED = ("credit_limit_recommended", "limit_rule", "payment_term_days", "action", "alerts")
 MOVES_PD = "long_run_default_rate"
@@ -87,8 +85,7 @@ def moves(before: pa.Table, after: pa.Table) -> dict[tuple[str, str], int]:
 
 def tell(path: Path, out: Path | None) -> int:
     """Print what the policy of `path` would have done; write the customers concerned to `out` (.csv or .parquet)."""
-    if out is not None and out.suffix not in (".csv", ".parquet"):
-        raise ConfigurationRefused(Problem(str(out), "a file .csv or .parquet", out.suffix or "no ending", "Name one."))
+    answers.check(out)
     now, before, after, differing = both(path)
     found = changes(before, after)
     print(f"{path} instead of {now}; nothing is published by this")
@@ -108,12 +105,7 @@ def tell(path: Path, out: Path | None) -> int:
         print(f"{was:20}" + "".join(f"{counted.get((was, becomes), 0):>10,}" for becomes in actions))
     print(f"\n{found.num_rows:,} of {before.num_rows:,} customers are treated otherwise")
     if out is not None:
-        if out.suffix == ".csv":
-            with out.open("wb") as handle:
-                handle.write(b"\xef\xbb\xbf")
-                pc_csv.write_csv(safe_for_spreadsheets(found), handle)
-        else:
-            pq.write_table(found, out, compression="zstd")
+        answers.write(found, out)
         print(f"written to {out}")
     return 0
 

@@ -10,6 +10,7 @@ import ibis
 import pyarrow as pa
 
 from features.build import Matrix, Settings
+from features.definition import Applicants
 from features.tables import CONTRACTS
 
 ARROW = {
@@ -63,11 +64,16 @@ def matrix_of(
     attributes: dict[str, dict[str, list[str]]] | None = None,
     threads: int = 2,
     training: pa.Table | None = None,
+    applicants: dict[str, pa.Table] | None = None,
     **settings: object,
 ) -> tuple[Matrix, ibis.Table]:
-    """Return the matrix declared on these tables and the observations on its connection."""
+    """Return the matrix declared on these tables and the observations on its connection.
+
+    With `applicants`, the observations see those rows.
+    """
     connection = ibis.duckdb.connect(threads=threads)
-    for name, table in tables.items():
+    theirs = {f"applicants_{name}": table for name, table in (applicants or {}).items()}
+    for name, table in (tables | theirs).items():
         connection.con.register(f"arrow_{name}", table)
         connection.raw_sql(f"CREATE TABLE {name} AS SELECT * FROM arrow_{name}")
     for name, table in (("asked", observations), ("training", observations if training is None else training)):
@@ -75,7 +81,11 @@ def matrix_of(
         connection.raw_sql(f"CREATE TABLE {name} AS SELECT * FROM arrow_{name}")
     held = {name: connection.table(name) for name in tables}
     asked = connection.table("asked")
-    return Matrix(connection, held, attributes or {}, connection.table("training"), asked, Settings(**settings)), asked
+    seen = None
+    if applicants is not None:
+        seen = Applicants({name: connection.table(f"applicants_{name}") for name in applicants}, asked)
+    made = Settings(**settings)
+    return Matrix(connection, held, attributes or {}, connection.table("training"), asked, made, seen), asked
 
 
 def build(tables: dict[str, pa.Table], observations: pa.Table, **options: object) -> pa.Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import datetime as dt
 import hashlib
 import json
 import os
@@ -17,6 +19,7 @@ import yaml
 from servers import free_port, postgres
 from workspaces import ROOT, Workspace, copy_project
 
+from pipeline.__main__ import main
 from pipeline.params import STAGES
 from pipeline.pruning import prune
 
@@ -120,6 +123,100 @@ def test_a_file_of_features_gets_the_published_pds(world, tmp_path):
     assert less.returncode == 7
     assert all(name in less.stderr for name in names[:2])
     assert world.pipeline("score", str(tmp_path / "none.csv")).returncode == 4
+
+
+KEYS = ("client_no", "contract_no", "line_ref", "movement_no", "receipt_no", "mention_no")
+OTHERWISE = {"data_version": "it names the folder's files too", "grade_published_before": "the table alone compares"}
+
+
+def lay_out_applicants(world: Workspace, folder: Path, customers: list[str], mark: str = "") -> None:
+    """Write all raw rows of some customers into a folder, one file a table, their keys behind a mark; add to it."""
+    folder.mkdir(exist_ok=True)
+    tables: dict[str, list[dict[str, str]]] = {}
+    for path in sorted((world.folder / "data/raw/simulated").glob("*/*.csv")):
+        with path.open(encoding="utf-8", newline="") as handle:
+            tables.setdefault(path.stem, []).extend(csv.DictReader(handle))
+    lines = [row for name in ("contracts", "bureau_lines") for row in tables[name] if row["client_no"] in customers]
+    held = {*customers, *(row.get("contract_no") or row["line_ref"] for row in lines)}
+    for name, rows in tables.items():
+        holder = next((key for key in KEYS[:3] if key in rows[0]), None)
+        kept = [row for row in rows if holder is not None and row[holder] in held]
+        if kept:
+            new = not (folder / f"{name}.csv").exists()
+            with (folder / f"{name}.csv").open("a", encoding="utf-8", newline="") as handle:
+                writer = csv.DictWriter(handle, list(kept[0]))
+                if new:
+                    writer.writeheader()
+                writer.writerows(
+                    {key: mark + text if key in KEYS else text for key, text in row.items()} for row in kept
+                )
+
+
+def test_applicants_with_the_raw_rows_of_customers_get_their_published_rows(world, tmp_path, monkeypatch):
+    """Some customers by their own rows, and a newcomer by those of another: exactly what is published, but OTHERWISE."""
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet").sort_values("pd_12m")
+    chosen = [*table.iloc[:: len(table) // 4]["customer_id"], *table[table["alerts"] != ""]["customer_id"][:2]]
+    lay_out_applicants(world, tmp_path / "asked", sorted({*chosen} - {chosen[1]}))
+    lay_out_applicants(world, tmp_path / "asked", [chosen[1]], "new-")
+    stages = [path.name for path in (world.folder / "data").iterdir() if path.is_dir()]
+    before, link = digests(world.folder, *stages), published(world)
+    monkeypatch.chdir(world.folder)
+    assert main(["score", str(tmp_path / "asked"), "--as-of", "2026-01-01", "--out", str(tmp_path / "a.parquet")]) == 0
+    assert digests(world.folder, *stages) == before
+    assert published(world) == link
+    found = pd.read_parquet(tmp_path / "a.parquet").set_index("customer_id")
+    assert found.pop("refused_because").isna().all()
+    assert f"new-{chosen[1]}" in found.index
+    found = found.rename(index=lambda customer: customer.removeprefix("new-")).sort_index()
+    expected = table.set_index("customer_id").loc[found.index]
+    assert len(found) == len({*chosen})
+    assert set(expected.columns) - set(found.columns) == {"grade_published_before"}
+    shared = [name for name in found.columns if name not in OTHERWISE]
+    pd.testing.assert_frame_equal(found[shared], expected[shared], check_dtype=False, rtol=1e-9, atol=0)
+
+
+def test_an_applicants_folder_that_cannot_be_scored_ends_with_its_code(world, tmp_path, monkeypatch, capsys):
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")
+    lay_out_applicants(world, tmp_path / "asked", [table["customer_id"].iloc[0]])
+    (tmp_path / "nothing").mkdir()
+    monkeypatch.chdir(world.folder)
+    assert main(["score", str(tmp_path / "nothing")]) == 2
+    assert "found an empty folder" in capsys.readouterr().err
+    assert main(["score", str(tmp_path / "asked"), "--source", "flat"]) == 4
+    assert "must be the published source, simulated; found flat" in capsys.readouterr().err
+    assert main(["score", str(tmp_path / "asked"), "--as-of", "2001-01-01"]) == 2
+    assert "nothing is known before 2001-01-01" in capsys.readouterr().err
+    path = tmp_path / "asked/movements.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1].replace(",", ",,", 1), *lines[2:10]]) + "\n")
+    assert main(["score", str(tmp_path / "asked")]) == 2
+    assert "columns 1 (movements.csv, line 2)" in capsys.readouterr().err
+    ledger = world.folder / "data/ingest/ledger.json"
+    saved = ledger.read_bytes()
+    ledger.write_bytes(saved + b"\n")
+    try:
+        assert main(["score", str(tmp_path / "asked")]) == 7
+    finally:
+        ledger.write_bytes(saved)
+    assert "data/ingest: must be the tables of the published run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_applicant_with_one_table_is_scored_and_what_is_missing_is_said(world, tmp_path):
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")
+    lay_out_applicants(world, tmp_path / "asked", [table["customer_id"].iloc[0]])
+    for path in (tmp_path / "asked").glob("*.csv"):
+        if path.stem != "movements":
+            path.unlink()
+    rows = pd.read_csv(tmp_path / "asked/movements.csv", dtype=str)
+    done = world.pipeline("score", str(tmp_path / "asked"))
+    assert done.returncode == 0, done.stderr
+    day = max(rows["entered_on"])
+    assert f"observed on {dt.date.fromisoformat(day) + dt.timedelta(days=1)}, the day after" in done.stdout
+    assert f"transactions {len(rows)}" in done.stdout
+    assert "missing, so that what only they say is unknown: customers (no rows in */clients.csv)" in done.stdout
+    assert "assumed lgd, kind" in done.stdout
+    assert "1 applicants, 1 scored, 0 refused" in done.stdout
 
 
 def test_one_customer_is_explained_as_the_table_has_it(world, tmp_path):
