@@ -23,6 +23,7 @@ from models import estimator, reasons, soundness
 from models.grades import Scale
 from models.inputs import Panel, panel
 from pipeline import params as parameters
+from pipeline import pictures
 from pipeline.fingerprint import row_key
 from pipeline.params import Section
 from pipeline.score import FEATURES, inputs_of, read_scorer
@@ -192,12 +193,20 @@ def train_rows(files: dict[str, bytes], most: int) -> tuple[Panel | None, str | 
     return panel(frame, names, plan["horizon_months"], in_time=plan["kind"] == "time"), keys.num_rows
 
 
-def tried(model: Explainer, features: pa.Table, files: dict[str, bytes], params: Params) -> dict[str, Any]:
-    """Return whether reasons hold, on some customers: between models of other seeds, and when they are taken away."""
-    terms, scorer = model.terms, model.scorer
+def tried(
+    model: Explainer, features: pa.Table, files: dict[str, bytes], params: Params
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return whether some customers' reasons hold, and pictures of what the model makes of their features.
+
+    They are held against models of other seeds, and against what becomes of the risk when they are taken away.
+    """
+    terms, scorer, families = model.terms, model.scorer, reasons.families_of(model.terms)
     matrix = scorer.matrix(tried_rows(features, params.tried_customers))
-    ranked = model.ranked(scorer.booster, matrix)
-    families = reasons.families_of(terms)
+    values, reference = contributions(scorer.booster, matrix, model.engine), model.reference(scorer.booster)
+    above = values[:, :-1] - reference.mean
+    mass = reasons.by_family(above, terms)[1]
+    shown = pictures.drawn(above, matrix, [term.feature for term in terms], mass, families)
+    ranked = reasons.rank(values, terms, reference, model.least)
     family = np.array([families.index(term.family) for term in terms])
     point = soundness.typical_point(model.usual, model.rows, terms)
     taken = soundness.counterfactual(scorer.booster, matrix, ranked, family, point, model.scale.points_a_unit)
@@ -212,7 +221,7 @@ def tried(model: Explainer, features: pa.Table, files: dict[str, bytes], params:
             "measured": True, "refits": params.refits, "train_rows": len(rows), "train_rows_of_model": known,
             "all": soundness.agreement(named), "riskiest_tenth": soundness.agreement([each[riskiest] for each in named]),
         }  # fmt: skip
-    return {"customers": len(matrix), "counterfactual": _rounded(taken), "agreement": _rounded(agreed)}
+    return {"customers": len(matrix), "counterfactual": _rounded(taken), "agreement": _rounded(agreed)}, shown
 
 
 def _rounded(value: Any) -> Any:
@@ -242,6 +251,7 @@ def main() -> None:
     if files is None or why is not None:
         table, importance = SCHEMA.empty_table(), {"explained": False, "why": why, "families": [], "features": []}
         held: dict[str, Any] = {"customers": 0, "why": why}
+        shown: dict[str, bytes] = {}
     else:
         names = [each["name"] for each in inputs_of(files)]
         features = pq.read_table(
@@ -249,8 +259,11 @@ def main() -> None:
         )
         model = Explainer.of(files, params, parameters.language())
         table, importance = run(model, features, params.rows_at_a_time)
-        held = tried(model, features, files, params)
+        held, shown = tried(model, features, files, params)
     fresh(OUT)
+    (OUT / "pictures").mkdir()
+    for name, content in shown.items():
+        (OUT / "pictures" / name).write_bytes(content)
     pq.write_table(table, OUT / "reasons.parquet", compression="zstd")
     write_json(OUT / "global.json", importance)
     write_json(OUT / "soundness.json", held)

@@ -330,9 +330,9 @@ def test_every_word_of_the_template_exists_in_both_languages():
     from pipeline.report import TEMPLATES
 
     words = yaml.safe_load((TEMPLATES / "words.yaml").read_text(encoding="utf-8"))
-    template = (TEMPLATES / "index.html.j2").read_text(encoding="utf-8")
+    template = "".join((TEMPLATES / name).read_text("utf-8") for name in ("index.html.j2", "explanation.html.j2"))
     used = set(re.findall(r"\bw\.(\w+)", template)) | set(re.findall(r"\bw\[\"(\w+)\"\]", template))
-    used |= {f"nav_{n}" for n in ("verdict", "portfolio", "worst", "model", "data", "labels", "truth")}
+    used |= {f"nav_{n}" for n in ("verdict", "portfolio", "worst", "reasons", "model", "data", "labels", "truth")}
     assert used <= set(words)
     assert not [key for key in set(re.findall(r"\bw\.(\w+)", template)) if hasattr({}, key)]
     for key, pair in words.items():
