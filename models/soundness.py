@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from models import encoders, estimator
@@ -127,7 +126,12 @@ def counterfactual(
     }
     for name, aim in aims.items():
         won = before - estimator.margins(booster, np.where(aim, point, matrix[ranked.row]))
-        shares = {"lowered": won > 0, "unchanged": won == 0, "raised": won < 0, "first_lowered": won[ranked.rank == 1] > 0}
+        shares = {
+            "lowered": won > 0,
+            "unchanged": won == 0,
+            "raised": won < 0,
+            "first_lowered": won[ranked.rank == 1] > 0,
+        }
         told[name] = {key: float(hit.mean()) if len(hit) else None for key, hit in shares.items()}
         told[name]["points"] = float(won.mean() * points_a_unit) if len(won) else None
     return told

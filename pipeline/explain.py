@@ -8,6 +8,8 @@ says whether reasons hold: how far models of other seeds name the same, and what
 from __future__ import annotations
 
 import io
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -15,7 +17,6 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -32,6 +33,8 @@ from pipeline.stage import execute, fresh, parquet, progress, read_json, say, wr
 OUT = Path("data/explain")
 SELECTED = Path("data/select/features.json")
 TRAINING = Path("data/featurise/training/features.parquet")
+MEMORY = "1GiB"  # of DuckDB, while it sorts customers
+GROUP = 250_000  # reasons in a group of rows of the file
 SCHEMA = pa.schema(
     [
         ("customer_id", pa.string()), ("as_of", pa.date32()), ("rank", pa.int32()), ("code", pa.string()),
@@ -47,7 +50,7 @@ class Params(Section):
     section: ClassVar[str] = "explain"
     least_points: float = Field(default=0.5, ge=0)  # a family that costs less is no reason
     engine: Literal["kernel", "lightgbm"] = "kernel"  # lightgbm: its pred_contrib, slower, the same to 1e-9
-    rows_at_a_time: int = Field(default=50_000, ge=1)
+    rows_at_a_time: int = Field(default=20_000, ge=1)
     tried_customers: int = Field(default=1000, ge=1)  # by hash: their reasons are compared, and taken away
     refits: int = Field(default=3, ge=2, le=20)  # models of other seeds that are asked for the same reasons
     refit_rows: int = Field(default=20_000, ge=100)  # of the train rows, whole customers by hash
@@ -97,19 +100,33 @@ def contributions(booster: Any, matrix: np.ndarray, engine: str) -> np.ndarray:
     return np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=2), dtype=float)
 
 
-def run(model: Explainer, features: pa.Table, rows_at_a_time: int) -> tuple[pa.Table, dict[str, Any]]:
-    """Return the reasons in the stage's schema, sorted by customer_id, as_of and rank, and the global importances.
+def customers(path: Path, names: Sequence[str], rows_at_a_time: int) -> Iterator[pa.Table]:
+    """Yield customer_id, as_of and features of the run's date in the order of customer_id, some customers at a time.
 
-    features: one row a customer, customer_id, as_of and features.
+    DuckDB sorts them within a limit of memory, beyond it on disk.
+    """
+    import duckdb
+
+    listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in ("customer_id", "as_of", *names)])
+    with tempfile.TemporaryDirectory(prefix="bellwether-explain-") as scratch, duckdb.connect() as connection:
+        connection.execute(f"set memory_limit = '{MEMORY}'; set temp_directory = '{scratch}'; set threads = 2")
+        now = f"from read_parquet('{parquet(path)}') where months_back = 0"
+        count = connection.execute(f"select count(*) {now}").fetchall()[0][0]
+        found = connection.execute(f"select {listed} {now} order by customer_id, as_of").to_arrow_reader(rows_at_a_time)
+        for batch in progress("explain", found, -(-count // rows_at_a_time), "customers"):
+            yield pa.Table.from_batches([batch])
+
+
+def run(model: Explainer, parts: Iterable[pa.Table], write: Callable[[pa.Table], None]) -> tuple[int, dict[str, Any]]:
+    """Write the reasons in the stage's schema part by part; return how many they are, and the global importances.
+
+    parts: as `customers` yields them; the reasons come in their order, and by rank.
     """
     terms, families, booster = model.terms, reasons.families_of(model.terms), model.scorer.booster
     reference = model.reference(booster)
-    features = features.sort_by([("customer_id", "ascending"), ("as_of", "ascending")])
-    parts = [SCHEMA.empty_table()]
     by_input, family_sum = np.zeros(len(terms)), np.zeros(len(families))
-    starts = range(0, features.num_rows, rows_at_a_time)
-    for start in progress("explain", starts, len(starts), "customers"):
-        part = features.slice(start, rows_at_a_time)
+    seen, written = 0, 0
+    for part in parts:
         frame = part.to_pandas()
         values = contributions(booster, model.scorer.matrix(frame), model.engine)
         by_input += np.abs(values[:, :-1]).sum(axis=0)
@@ -123,11 +140,12 @@ def run(model: Explainer, features: pa.Table, rows_at_a_time: int) -> tuple[pa.T
             for field in SCHEMA
         ]  # fmt: skip
         arrays = [column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        parts.append(pa.Table.from_arrays(arrays, schema=SCHEMA))
-    count = max(features.num_rows, 1)
+        write(pa.Table.from_arrays(arrays, schema=SCHEMA))
+        seen, written = seen + part.num_rows, written + len(told)
+    count = max(seen, 1)
     importance = {
         "explained": True,
-        "customers": features.num_rows,
+        "customers": seen,
         "unit": "log-odds",
         "language": model.language,
         "reference": {"rows": len(model.rows), "mean_margin": _figure(reference.margin)},
@@ -143,19 +161,44 @@ def run(model: Explainer, features: pa.Table, rows_at_a_time: int) -> tuple[pa.T
             for term, typical, total in zip(terms, reference.typical, by_input.tolist(), strict=True)
         ),
     }  # fmt: skip
-    return pa.concat_tables(parts).combine_chunks(), importance
+    return written, importance
 
 
-def tried_rows(features: pa.Table, most: int) -> pd.DataFrame:
-    """Return at most `most` customers' rows, chosen by the hash of customer_id, in the order of customer_id."""
+class Reasons:
+    """The file of reasons: groups of rows of one size, so that its bytes do not depend on the parts written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.waiting = path, SCHEMA.empty_table()
+
+    def __enter__(self) -> Self:
+        self.file = pq.ParquetWriter(self.path, SCHEMA, compression="zstd")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.write_table(self.waiting.combine_chunks(), GROUP)
+        self.file.close()
+
+    def write(self, table: pa.Table) -> None:
+        """Add reasons; whole groups are written."""
+        self.waiting = pa.concat_tables([self.waiting, table])
+        whole = self.waiting.num_rows // GROUP * GROUP
+        if whole:
+            self.file.write_table(self.waiting.slice(0, whole).combine_chunks(), GROUP)
+            self.waiting = self.waiting.slice(whole).combine_chunks()
+
+
+def tried_rows(path: Path, names: Sequence[str], most: int) -> pd.DataFrame:
+    """Return the features of at most `most` customers, chosen by the hash of customer_id, in the order of that."""
     import duckdb
 
+    listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in names])
     with duckdb.connect() as connection:
-        connection.register("features", features)
-        chosen = connection.execute(
-            f"select customer_id from features order by md5(customer_id), customer_id limit {most}"
-        ).to_arrow_table()["customer_id"]
-    return features.filter(pc.is_in(features["customer_id"], chosen)).sort_by("customer_id").to_pandas()
+        return connection.execute(
+            f"""with now as (from read_parquet('{parquet(path)}') where months_back = 0)
+            select {listed} from now semi join
+                (select customer_id from now order by md5(customer_id), customer_id limit {most}) using (customer_id)
+            order by customer_id"""
+        ).df()
 
 
 def train_rows(files: dict[str, bytes], most: int) -> tuple[Panel | None, str | int]:
@@ -194,14 +237,14 @@ def train_rows(files: dict[str, bytes], most: int) -> tuple[Panel | None, str | 
 
 
 def tried(
-    model: Explainer, features: pa.Table, files: dict[str, bytes], params: Params
+    model: Explainer, path: Path, files: dict[str, bytes], params: Params
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return whether some customers' reasons hold, and pictures of what the model makes of their features.
 
     They are held against models of other seeds, and against what becomes of the risk when they are taken away.
     """
     terms, scorer, families = model.terms, model.scorer, reasons.families_of(model.terms)
-    matrix = scorer.matrix(tried_rows(features, params.tried_customers))
+    matrix = scorer.matrix(tried_rows(path, [term.feature for term in terms], params.tried_customers))
     values, reference = contributions(scorer.booster, matrix, model.engine), model.reference(scorer.booster)
     above = values[:, :-1] - reference.mean
     mass = reasons.by_family(above, terms)[1]
@@ -219,7 +262,8 @@ def tried(
         riskiest = np.argsort(-estimator.margins(scorer.booster, matrix), kind="stable")[: max(1, len(matrix) // 10)]
         agreed = {
             "measured": True, "refits": params.refits, "train_rows": len(rows), "train_rows_of_model": known,
-            "all": soundness.agreement(named), "riskiest_tenth": soundness.agreement([each[riskiest] for each in named]),
+            "all": soundness.agreement(named),
+            "riskiest_tenth": soundness.agreement([each[riskiest] for each in named]),
         }  # fmt: skip
     return {"customers": len(matrix), "counterfactual": _rounded(taken), "agreement": _rounded(agreed)}, shown
 
@@ -248,26 +292,22 @@ def main() -> None:
         why = "nothing was scored"
     elif pq.read_metadata(io.BytesIO(files["reference.parquet"])).num_rows == 0:
         why = "the bundle's reference is empty: no train customer without default"
-    if files is None or why is not None:
-        table, importance = SCHEMA.empty_table(), {"explained": False, "why": why, "families": [], "features": []}
-        held: dict[str, Any] = {"customers": 0, "why": why}
-        shown: dict[str, bytes] = {}
-    else:
-        names = [each["name"] for each in inputs_of(files)]
-        features = pq.read_table(
-            FEATURES, columns=["customer_id", "as_of", *names], filters=pc.field("months_back") == 0
-        )
-        model = Explainer.of(files, params, parameters.language())
-        table, importance = run(model, features, params.rows_at_a_time)
-        held, shown = tried(model, features, files, params)
     fresh(OUT)
     (OUT / "pictures").mkdir()
-    for name, content in shown.items():
-        (OUT / "pictures" / name).write_bytes(content)
-    pq.write_table(table, OUT / "reasons.parquet", compression="zstd")
+    written, importance = 0, {"explained": False, "why": why, "families": [], "features": []}
+    held: dict[str, Any] = {"customers": 0, "why": why}
+    with Reasons(OUT / "reasons.parquet") as table:
+        if files is not None and why is None:
+            model = Explainer.of(files, params, parameters.language())
+            names = [term.feature for term in model.terms]
+            parts = customers(FEATURES, names, params.rows_at_a_time)
+            written, importance = run(model, parts, table.write)
+            held, shown = tried(model, FEATURES, files, params)
+            for name, content in shown.items():
+                (OUT / "pictures" / name).write_bytes(content)
     write_json(OUT / "global.json", importance)
     write_json(OUT / "soundness.json", held)
-    say("explain", why or "reasons", reasons=table.num_rows, customers=importance.get("customers", 0))
+    say("explain", why or "reasons", reasons=written, customers=importance.get("customers", 0))
     for line in told(held):
         say("explain", line)
 

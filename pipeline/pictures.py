@@ -76,15 +76,15 @@ def _shap() -> Iterator[Any]:
 
 
 def _picture(draw: Any, lines: int | None) -> bytes:
-    """Return what `draw` puts on axes as PNG; high enough for so many lines of text, or of a dependence plot's shape."""
-    from matplotlib import pyplot
+    """Return what `draw` puts on axes as PNG: high enough for the lines of text, or (None) a plot of dependence."""
+    from matplotlib import pyplot as plt
 
     size = (5.6, 3.6) if lines is None else (9.0, 1.2 + 0.3 * lines)
-    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     draw(axes)
     axes.tick_params(labelsize=10)
     (axes.set_ylabel if lines is None else axes.set_xlabel)("log-odds", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
-    pyplot.close(figure)
+    plt.close(figure)
     return buffer.getvalue()
