@@ -81,7 +81,7 @@ def agreement(models: Sequence[Integers]) -> dict[str, float | None]:
         families = range(int(max(a.max(), b.max())) + 1)
         by_chance = sum(float((a[:, 0] == family).mean() * (b[:, 0] == family).mean()) for family in families)
         found["first_by_chance"].append(np.full(len(a), by_chance))
-        found["first_among_four"].append((same[:, 0, :].any(axis=1) + same[:, :, 0].any(axis=1)) / 2)
+        found["first_among_four"].append((same[:, 0, :].max(axis=1) + 1.0 * same[:, :, 0].max(axis=1)) / 2)
         found["shared"].append(same.sum(axis=(1, 2)) / most)
     return {name: float(np.concatenate(parts).mean()) if parts else None for name, parts in found.items()}
 
