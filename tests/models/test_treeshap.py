@@ -53,7 +53,7 @@ def test_equals_pred_contrib_on_three_hundred_leaves_and_deep_chains():
     booster, asked = grown(3, rows=2000, inputs=25, trees=3, num_leaves=300, max_depth=-1, min_gain_to_split=0)
     expected = booster.predict(asked, pred_contrib=True)
     assert np.abs(contributions(booster, asked) - expected).max() < 1e-9
-    assert int(np.diff(Forest.from_text(booster.model_to_string()).path_start).max()) > 10
+    assert int(np.diff(Forest.from_text(booster.model_to_string()).plan.path_start).max()) > 10
 
 
 def test_trees_of_one_leaf_move_the_bias_alone():
