@@ -44,10 +44,11 @@ from models.treeshap import Forest
 
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = 2
-TRAINED = 50_000  # rows that the model is trained on
+TRAINED = 20_000  # rows that the model is trained on
 REFERENCE = 2000  # rows that reasons are held against
 AT_A_TIME = 50_000  # rows written at once
 CLOSE = 1e-9  # log-odds: further apart is another answer
+SINGLE = 1e-4  # the same of woodelf, whose values are single precision
 UNITS = ("money", "share", "days", "count", "")
 BUNDLE = ("booster.txt", "encoders.json", "features.json", "calibrator.json", "grades.json", "catalogue.parquet",
           "reference.parquet")  # fmt: skip
@@ -83,7 +84,7 @@ def make(folder: Path, inputs: int, trees: int, leaves: int) -> None:
     )  # fmt: skip
     columns = inputs_from_catalogue(catalogue)
     given = {"objective": "binary", "num_leaves": leaves, "learning_rate": 0.05, "num_threads": THREADS,
-             "verbosity": -1, "seed": 1, "deterministic": True, "force_row_wise": True}  # fmt: skip
+             "verbosity": -1, "seed": 1, "max_bin": 63, "deterministic": True, "force_row_wise": True}  # fmt: skip
     outcome = outcomes(matrix)
     data = lgb.Dataset(matrix, outcome, feature_name=[each.column for each in columns])
     booster = lgb.train(given, data, trees)
@@ -169,10 +170,10 @@ def timed(work: Callable[[], Any], rounds: int) -> tuple[list[float], Any]:
     return seconds, result
 
 
-def same(name: str, found: np.ndarray, ours: np.ndarray) -> float:
+def same(name: str, found: np.ndarray, ours: np.ndarray, close: float = CLOSE) -> float:
     """Return the largest difference to the kernel's values; end the run where it is another answer."""
     apart = float(np.abs(found - ours).max())
-    if not apart < CLOSE:
+    if not apart < close:
         raise SystemExit(f"{name} differs from the kernel by {apart:.3g}")
     return apart
 
@@ -186,11 +187,9 @@ def by_woodelf(booster: Any, matrix: np.ndarray, ours: np.ndarray, rounds: int) 
     frame = pd.DataFrame(matrix, columns=booster.feature_name())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        few = np.asarray(WoodelfExplainer(booster).shap_values(frame[:500], verbose=False))
-        if not np.abs(few - ours[:500, :-1]).max() < CLOSE:
-            return None, f"its values differ by {np.abs(few - ours[:500, :-1]).max():.3g}"
         seconds, found = timed(lambda: WoodelfExplainer(booster).shap_values(frame, verbose=False), rounds)
-    return seconds, f"differs by at most {same('woodelf', np.asarray(found), ours[:, :-1]):.1e}"
+    apart = same("woodelf", np.asarray(found), ours[:, :-1], SINGLE)
+    return seconds, f"in one process, in single precision: differs by at most {apart:.1e}"
 
 
 def main() -> None:
@@ -221,7 +220,7 @@ def report(asked: argparse.Namespace, base: Path) -> None:
     booster, matrix = lgb.Booster(model_str=text), draw(asked.customers, asked.inputs, 2)
     some = matrix[: asked.peer]
     times: dict[str, list[float]] = {}
-    first, _ = timed(lambda: Forest.from_text(text).contributions(matrix[:2]), 1)
+    first, _ = timed(lambda: Forest.from_text(text).contributions(matrix[:2000]), 1)
     times["kernel"], ours = timed(lambda: Forest.from_text(text).contributions(matrix), asked.rounds)
     times["predict"], margins = timed(
         lambda: booster.predict(matrix, raw_score=True, num_threads=THREADS), asked.rounds
@@ -238,7 +237,6 @@ def report(asked: argparse.Namespace, base: Path) -> None:
     elf, said = by_woodelf(booster, matrix, ours, asked.rounds)
     if elf:
         times["woodelf"] = elf
-    del matrix, some, ours, theirs, margins
     names = [each["name"] for each in json.loads((base / "features.json").read_text())["features"]]
     lay(base / "features.parquet", asked.customers, names)
     ended = [child(base, base / "features.parquet", asked.customers) for _ in range(asked.rounds)]

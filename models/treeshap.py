@@ -16,9 +16,10 @@ arXiv:2109.09847, for groups of leaves in place of one). Leaves with more bits, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +31,7 @@ Integers = npt.NDArray[np.int64]
 THREADS = 2
 TOGETHER = 11  # bits of a group of leaves, at most
 ALONE = 12  # bits of one leaf that is tabulated, at most
+STRIP = 4096  # rows looked up side by side, at most
 TABULATED = 2000  # rows from which on tables are worth their making
 ROWS = 65_536  # at a time: bounds memory
 TABLES = 2_000_000  # doubles that tables may hold at a time
@@ -80,23 +82,26 @@ class Forest:
         """Write the contributions of some rows to `result`: threads share the rows, and the making of tables."""
         from models import treeshap_loops as loops
 
-        plan, strip = self.plan, loops.STRIP
-        step = max(1, -(-len(matrix) // (THREADS * strip))) * strip
-        starts = range(0, len(matrix), step)
-        codes = [np.empty((len(plan.column_input), len(matrix[first : first + step])), np.uint16) for first in starts]
+        plan = self.plan
+        step = -(-len(matrix) // THREADS)
+        strip = -(-step // -(-step // STRIP))
+        parts = [slice(first, first + step) for first in range(0, len(matrix), step)]
+        codes = [np.empty((len(plan.column_input), len(matrix[part])), np.uint16) for part in parts]
         total = [np.zeros((-(-each.shape[1] // strip), self.inputs, strip)) for each in codes]
 
-        def each(work: Callable[[int, int], None]) -> None:
-            list(threads.map(work, range(len(starts)), starts))
+        def side_by_side(work: Callable[..., None], *some: Iterable[Any]) -> None:
+            list(threads.map(work, *some))
 
-        each(lambda part, first: loops.coded(plan, matrix[first : first + step], codes[part]))
+        side_by_side(partial(loops.coded, plan), [matrix[part] for part in parts], codes)
         for trees, place, size in self._batches(tabulated=len(matrix) >= TABULATED):
             tables = np.empty(size)
             if size:
-                groups = np.linspace(*plan.group_start[[trees.start, trees.stop]], 4 * THREADS + 1).astype(int)
-                list(threads.map(lambda a, b: loops.tabulate(plan, a, b, place, tables), groups[:-1], groups[1:]))
-            each(lambda part, _: loops.add_up(plan, trees.start, trees.stop, codes[part], place, tables, total[part]))
-        each(lambda part, first: loops.laid_out(total[part], result[first : first + step]))
+                begin, end = plan.group_start[trees.start], plan.group_start[trees.stop]
+                groups = np.linspace(begin, end, 4 * THREADS + 1).astype(int)
+                side_by_side(partial(loops.tabulate, plan, place, tables), groups[:-1], groups[1:])
+            add_up = partial(loops.add_up, plan, trees.start, trees.stop, place, tables)
+            side_by_side(add_up, codes, total)
+        side_by_side(loops.laid_out, total, [result[part] for part in parts])
 
     def _batches(self, *, tabulated: bool) -> Iterator[tuple[range, Integers, int]]:
         """Yield trees whose tables fit into memory together, where each group's table begins, and their size."""
@@ -114,15 +119,23 @@ class Forest:
             first = last
 
 
-def contributions(booster: Any, matrix: Floats) -> Floats:
-    """Return `booster.predict(matrix, pred_contrib=True)`: by the kernel, or by LightGBM where that does not apply.
+def contributor(booster: Any) -> Callable[[Floats], Floats]:
+    """Return what gives `booster.predict(matrix, pred_contrib=True)`: the kernel, or LightGBM where it does not apply.
 
-    booster: a LightGBM Booster with one output. matrix: doubles, (n, inputs). Returns log-odds, (n, inputs + 1).
+    booster: a LightGBM Booster with one output. The function takes doubles, (n, inputs), and returns log-odds,
+    (n, inputs + 1), the bias last.
     """
     try:
-        return Forest.from_text(booster.model_to_string()).contributions(matrix)
+        return Forest.from_text(booster.model_to_string()).contributions
     except NotApplicable:
-        return np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=THREADS), dtype=np.float64)
+        return lambda matrix: np.asarray(
+            booster.predict(matrix, pred_contrib=True, num_threads=THREADS), dtype=np.float64
+        )
+
+
+def contributions(booster: Any, matrix: Floats) -> Floats:
+    """Return what `contributor` gives for one matrix."""
+    return contributor(booster)(matrix)
 
 
 def read_trees(text: str) -> tuple[int, list[dict[str, Any]]]:

@@ -6,7 +6,8 @@ for a row is worked out in the same order, in blocks of one length: its bits dep
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,17 @@ from numba import njit
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint16]
+Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 BLOCK = 128  # states worked out side by side
-STRIP = 1024  # rows looked up side by side
-MISSING = 65535  # code of a missing value
+MISSING = 0  # code of a missing value; the others begin at 1
 MISSING_ZERO, MISSING_NAN = 1, 2
 ZERO = float(np.float32(1e-35))  # what LightGBM takes for zero
-OPTIONS = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
+
+
+def compiled(loop: Loop) -> Loop:
+    """Return a loop as machine code that runs without Python's lock; contraction is the one liberty with numbers."""
+    return cast(Loop, njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")(loop))
 
 
 class Plan(NamedTuple):
@@ -59,9 +64,9 @@ class Plan(NamedTuple):
     most_nodes: int  # of a tree
 
 
-@njit(**OPTIONS)
+@compiled
 def coded(plan: Plan, matrix: Floats, codes: Codes) -> None:
-    """Write to `codes` (columns, rows) how many cuts of its column lie below each value."""
+    """Write to `codes` (columns, rows) how many cuts of its column lie below each value, plus 1; 0: missing."""
     for start in range(0, len(matrix), BLOCK):
         for column in range(len(plan.column_input)):
             feature, kind = plan.column_input[column], plan.column_missing[column]
@@ -81,22 +86,40 @@ def coded(plan: Plan, matrix: Floats, codes: Codes) -> None:
                         low = middle + 1
                     else:
                         high = middle
-                codes[column, row] = low - first
+                codes[column, row] = low - first + 1
 
 
-@njit(**OPTIONS)
+@compiled
 def decided(plan: Plan, tree: int, codes: Codes, first: int, size: int, lefts: Codes) -> None:
-    """Write to `lefts` (nodes of the tree, rows) whether each row goes left: 1 or 0."""
+    """Write to `lefts` (nodes of the tree, rows) whether each row goes left: 1 or 0.
+
+    Where a missing value goes right, codes and cut are moved down by one, which wraps its code round to the greatest.
+    """
     begin = plan.node_start[tree]
     for node in range(begin, plan.node_start[tree + 1]):
-        column, cut = codes[plan.node_column[node]], np.uint16(plan.node_cut[node])
-        side, left = np.uint16(plan.node_default[node]), lefts[node - begin]
+        down = np.uint16(1 - plan.node_default[node])
+        cut = np.uint16(plan.node_cut[node] + 1 - down)
+        column, left = codes[plan.node_column[node], first : first + size], lefts[node - begin]
         for b in range(size):
-            code = column[first + b]
-            left[b] = np.uint16(code <= cut) | (np.uint16(code == MISSING) & side)
+            left[b] = 1 if np.uint16(column[b] - down) <= cut else 0
 
 
-@njit(inline="never", **OPTIONS)
+@compiled
+def bit_of(plan: Plan, number: int, lefts: Codes, first: int, size: int, bit: Codes) -> None:
+    """Write to `bit` whether the rows first..first + size of a strip meet all conditions of one bit: 1 or 0."""
+    begin = plan.condition_start[number]
+    left = lefts[plan.condition_node[begin], first : first + size]
+    turn = np.uint16(1 - plan.condition_left[begin])
+    for b in range(size):
+        bit[b] = left[b] ^ turn
+    for c in range(begin + 1, plan.condition_start[number + 1]):
+        left = lefts[plan.condition_node[c], first : first + size]
+        turn = np.uint16(1 - plan.condition_left[c])
+        for b in range(size):
+            bit[b] &= left[b] ^ turn
+
+
+@compiled
 def worked_out(plan: Plan, group: int, states: Integers, meets: Floats, product: Floats, out: Floats) -> None:
     """Write to `out` (outputs, BLOCK) what each of a group's outputs is worth in each of BLOCK states."""
     out[: plan.out_start[group + 1] - plan.out_start[group]] = 0.0
@@ -125,8 +148,8 @@ def worked_out(plan: Plan, group: int, states: Integers, meets: Floats, product:
                     column[b] += product[b] * (off + meets[e, b] * step)
 
 
-@njit(**OPTIONS)
-def tabulate(plan: Plan, first: int, last: int, place: Integers, tables: Floats) -> None:
+@compiled
+def tabulate(plan: Plan, place: Integers, tables: Floats, first: int, last: int) -> None:
     """Write what every state of the groups first..last with a table is worth: at `place`, by output and state."""
     states = np.empty(BLOCK, dtype=np.int64)
     meets, product = np.empty((plan.longest, BLOCK)), np.empty(BLOCK)
@@ -144,38 +167,28 @@ def tabulate(plan: Plan, first: int, last: int, place: Integers, tables: Floats)
                     tables[place[group] + e * size + start + b] = out[e, b]
 
 
-@njit(**OPTIONS)
-def add_up(plan: Plan, first: int, last: int, codes: Codes, place: Integers, tables: Floats, total: Floats) -> None:
-    """Add to `total` (strips, inputs, STRIP) what the trees first..last say of the rows; without tables, row by row."""
-    rows = codes.shape[1]
-    lefts = np.empty((plan.most_nodes, STRIP), dtype=np.uint16)
-    state, bit = np.empty(STRIP, dtype=np.uint16), np.empty(STRIP, dtype=np.uint16)
+@compiled
+def add_up(plan: Plan, first: int, last: int, place: Integers, tables: Floats, codes: Codes, total: Floats) -> None:
+    """Add to `total` (strips, inputs, rows a strip) what the trees first..last say; without tables, block by block."""
+    rows, strip = codes.shape[1], total.shape[2]
+    lefts = np.empty((plan.most_nodes, strip), dtype=np.uint16)
+    state, bit = np.empty(strip, dtype=np.uint16), np.empty(strip, dtype=np.uint16)
     states, meets = np.empty(BLOCK, dtype=np.int64), np.empty((plan.longest, BLOCK))
     product, out = np.empty(BLOCK), np.empty((plan.widest, BLOCK))
-    for start in range(0, rows, STRIP):
-        size, sums = min(STRIP, rows - start), total[start // STRIP]
+    for start in range(0, rows, strip):
+        size, sums = min(strip, rows - start), total[start // strip]
         for tree in range(first, last):
             decided(plan, tree, codes, start, size, lefts)
             for group in range(plan.group_start[tree], plan.group_start[tree + 1]):
                 outputs = plan.out_start[group]
                 count = plan.out_start[group + 1] - outputs
+                bits = plan.bit_start[group]
                 if plan.group_table[group] == 1 and len(tables) > 0:
                     for b in range(size):
                         state[b] = 0
-                    for place_of_bit, number in enumerate(range(plan.bit_start[group], plan.bit_start[group + 1])):
-                        shift = np.uint16(place_of_bit)
-                        begin, end = plan.condition_start[number], plan.condition_start[number + 1]
-                        left, turn = lefts[plan.condition_node[begin]], np.uint16(1 - plan.condition_left[begin])
-                        if end == begin + 1:
-                            for b in range(size):
-                                state[b] |= (left[b] ^ turn) << shift
-                            continue
-                        for b in range(size):
-                            bit[b] = left[b] ^ turn
-                        for c in range(begin + 1, end):
-                            left, turn = lefts[plan.condition_node[c]], np.uint16(1 - plan.condition_left[c])
-                            for b in range(size):
-                                bit[b] &= left[b] ^ turn
+                    for number in range(bits, plan.bit_start[group + 1]):
+                        bit_of(plan, number, lefts, 0, size, bit)
+                        shift = np.uint16(number - bits)
                         for b in range(size):
                             state[b] |= bit[b] << shift
                     length = 1 << plan.group_bits[group]
@@ -186,26 +199,25 @@ def add_up(plan: Plan, first: int, last: int, codes: Codes, place: Integers, tab
                             column[b] += table[state[b]]
                     continue
                 for inner in range(0, size, BLOCK):
+                    few = min(BLOCK, size - inner)
                     for b in range(BLOCK):
                         states[b] = 0
-                    for place_of_bit, number in enumerate(range(plan.bit_start[group], plan.bit_start[group + 1])):
-                        for b in range(min(BLOCK, size - inner)):
-                            holds = 1
-                            for c in range(plan.condition_start[number], plan.condition_start[number + 1]):
-                                left = lefts[plan.condition_node[c]]
-                                holds &= np.int64(left[inner + b] == plan.condition_left[c])
-                            states[b] |= holds << place_of_bit
+                    for number in range(bits, plan.bit_start[group + 1]):
+                        bit_of(plan, number, lefts, inner, few, bit)
+                        for b in range(few):
+                            states[b] |= np.int64(bit[b]) << (number - bits)
                     worked_out(plan, group, states, meets, product, out)
                     for e in range(count):
                         column = sums[plan.out_input[outputs + e]]
-                        for b in range(min(BLOCK, size - inner)):
+                        for b in range(few):
                             column[inner + b] += out[e, b]
 
 
-@njit(**OPTIONS)
+@compiled
 def laid_out(total: Floats, result: Floats) -> None:
-    """Write the sums (strips, inputs, STRIP) to the rows of `result`, whose last column is left as it is."""
-    for row in range(len(result)):
-        strip, place = row // STRIP, row % STRIP
+    """Write the sums (strips, inputs, rows a strip) to the rows of `result`, whose last column is left as it is."""
+    strip = total.shape[2]
+    for start in range(0, len(result), BLOCK):
         for feature in range(total.shape[1]):
-            result[row, feature] = total[strip, feature, place]
+            for row in range(start, min(start + BLOCK, len(result))):
+                result[row, feature] = total[row // strip, feature, row % strip]

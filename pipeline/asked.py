@@ -149,7 +149,8 @@ def _families(
     scale = Scale.from_json(files["grades.json"])
     terms = reasons.terms_of(inputs, pd.read_parquet(io.BytesIO(files["catalogue.parquet"])), language)
     reference = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
-    usual, own = (explain.contributions(scorer.booster, scorer.matrix(rows), "kernel") for rows in (reference, frame))
+    contributions = explain.contributor(scorer.booster, "kernel")
+    usual, own = (contributions(scorer.matrix(rows)) for rows in (reference, frame))
     families, mass = reasons.by_family(own[:, :-1] - usual[:, :-1].mean(axis=0), terms)
     points = mass[0] * scale.points_a_unit
     return families, points, float(points.sum())

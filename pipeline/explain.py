@@ -30,6 +30,7 @@ from pipeline.params import Section
 from pipeline.score import FEATURES, inputs_of, read_scorer
 from pipeline.stage import execute, fresh, parquet, progress, read_json, say, write_json
 
+Contributor = Callable[[np.ndarray], np.ndarray]
 OUT = Path("data/explain")
 SELECTED = Path("data/select/features.json")
 TRAINING = Path("data/featurise/training/features.parquet")
@@ -50,7 +51,7 @@ class Params(Section):
     section: ClassVar[str] = "explain"
     least_points: float = Field(default=0.5, ge=0)  # a family that costs less is no reason
     engine: Literal["kernel", "lightgbm"] = "kernel"  # lightgbm: its pred_contrib, slower, the same to 1e-9
-    rows_at_a_time: int = Field(default=20_000, ge=1)
+    rows_at_a_time: int = Field(default=50_000, ge=1)
     tried_customers: int = Field(default=1000, ge=1)  # by hash: their reasons are compared, and taken away
     refits: int = Field(default=3, ge=2, le=20)  # models of other seeds that are asked for the same reasons
     refit_rows: int = Field(default=20_000, ge=100)  # of the train rows, whole customers by hash
@@ -80,24 +81,23 @@ class Explainer:
         least = params.least_points / scale.points_a_unit
         return cls(scorer, scale, terms, rows, scorer.matrix(rows), least, params.engine, language)
 
-    def reference(self, booster: Any) -> reasons.Reference:
+    def reference(self, contributions: Contributor) -> reasons.Reference:
         """Return what is usual by a booster over the bundle's inputs: its own, or a refit."""
-        usual = contributions(booster, self.usual, self.engine)
-        return reasons.Reference.of(usual, self.rows, self.terms, self.language)
+        return reasons.Reference.of(contributions(self.usual), self.rows, self.terms, self.language)
 
     def ranked(self, booster: Any, matrix: np.ndarray) -> reasons.Ranked:
         """Return the reasons of some rows by a booster over the bundle's inputs."""
-        values = contributions(booster, matrix, self.engine)
-        return reasons.rank(values, self.terms, self.reference(booster), self.least)
+        contributions = contributor(booster, self.engine)
+        return reasons.rank(contributions(matrix), self.terms, self.reference(contributions), self.least)
 
 
-def contributions(booster: Any, matrix: np.ndarray, engine: str) -> np.ndarray:
-    """Return each input's share of the margin in log-odds, (n, inputs + 1), the bias last."""
+def contributor(booster: Any, engine: str) -> Contributor:
+    """Return what gives each input's share of the margin in log-odds: of (n, inputs) (n, inputs + 1), the bias last."""
     if engine == "kernel":
         from models import treeshap
 
-        return treeshap.contributions(booster, matrix)
-    return np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=2), dtype=float)
+        return treeshap.contributor(booster)
+    return lambda matrix: np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=2), dtype=float)
 
 
 def customers(path: Path, names: Sequence[str], rows_at_a_time: int) -> Iterator[pa.Table]:
@@ -122,13 +122,14 @@ def run(model: Explainer, parts: Iterable[pa.Table], write: Callable[[pa.Table],
 
     parts: as `customers` yields them; the reasons come in their order, and by rank.
     """
-    terms, families, booster = model.terms, reasons.families_of(model.terms), model.scorer.booster
-    reference = model.reference(booster)
+    terms, families = model.terms, reasons.families_of(model.terms)
+    contributions = contributor(model.scorer.booster, model.engine)
+    reference = model.reference(contributions)
     by_input, family_sum = np.zeros(len(terms)), np.zeros(len(families))
     seen, written = 0, 0
     for part in parts:
         frame = part.to_pandas()
-        values = contributions(booster, model.scorer.matrix(frame), model.engine)
+        values = contributions(model.scorer.matrix(frame))
         by_input += np.abs(values[:, :-1]).sum(axis=0)
         family_sum += np.abs(reasons.by_family(values[:, :-1] - reference.mean, terms)[1]).sum(axis=0)
         ranked = reasons.rank(values, terms, reference, model.least)
@@ -245,7 +246,8 @@ def tried(
     """
     terms, scorer, families = model.terms, model.scorer, reasons.families_of(model.terms)
     matrix = scorer.matrix(tried_rows(path, [term.feature for term in terms], params.tried_customers))
-    values, reference = contributions(scorer.booster, matrix, model.engine), model.reference(scorer.booster)
+    contributions = contributor(scorer.booster, model.engine)
+    values, reference = contributions(matrix), model.reference(contributions)
     above = values[:, :-1] - reference.mean
     mass = reasons.by_family(above, terms)[1]
     shown = pictures.drawn(above, matrix, [term.feature for term in terms], mass, families)

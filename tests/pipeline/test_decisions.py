@@ -245,9 +245,10 @@ def test_reasons_add_up_to_the_margin(here):
     scorer = Scorer.from_files(files)
     frame = pq.read_table(score.FEATURES, filters=pc.field("months_back") == 0).to_pandas()
     reference = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
-    found = explain.contributions(scorer.booster, scorer.matrix(frame), "kernel")
-    assert np.abs(found - explain.contributions(scorer.booster, scorer.matrix(frame), "lightgbm")).max() < 1e-9
-    usual = explain.contributions(scorer.booster, scorer.matrix(reference), "lightgbm")
+    found = explain.contributor(scorer.booster, "kernel")(scorer.matrix(frame))
+    lightgbms = explain.contributor(scorer.booster, "lightgbm")
+    assert np.abs(found - lightgbms(scorer.matrix(frame))).max() < 1e-9
+    usual = lightgbms(scorer.matrix(reference))
     gap = scorer.margins(frame) - scorer.margins(reference).mean()
     assert np.abs((found - usual.mean(axis=0)).sum(axis=1) - gap).max() < 1e-9
 
