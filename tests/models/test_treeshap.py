@@ -145,7 +145,7 @@ def test_equals_the_definition_of_the_shapley_value():
 
 def test_a_row_does_not_depend_on_the_rows_beside_it(monkeypatch):
     """Any order, any number of rows, any way and in any pieces, the same bits: 1, 127, 129 and all rows."""
-    booster, asked = grown(5, rows=2500, inputs=20, num_leaves=60)
+    booster, asked = grown(5, rows=4100, inputs=20, num_leaves=60)
     whole = contributions(booster, asked)  # by tables, which few rows do without
     assert len(asked) >= treeshap.TABULATED
     order = np.random.default_rng(0).permutation(len(asked))
