@@ -231,7 +231,9 @@ def report(asked: argparse.Namespace, base: Path) -> None:
     factor = asked.customers / asked.peer
     times["pred_contrib"] = [seconds * factor for seconds in part]
     explainer = shap.TreeExplainer(booster)
-    part, theirs = timed(lambda: explainer.shap_values(some), asked.rounds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        part, theirs = timed(lambda: explainer.shap_values(some), asked.rounds)
     same("shap", np.asarray(theirs).reshape(len(some), -1)[:, -asked.inputs :], ours[: asked.peer, :-1])
     times["shap"] = [seconds * factor for seconds in part]
     elf, said = by_woodelf(booster, matrix, ours, asked.rounds)

@@ -43,7 +43,7 @@ def explained(booster, asked, *, tabulated):
         return Forest.from_text(booster.model_to_string()).contributions(asked)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10_000), missing=st.sampled_from(sorted(MISSING)), tabulated=st.booleans(),
     leaves=st.one_of(st.sampled_from([2, 3, 8, 31, 127]), st.integers(2, 300)), inputs=st.integers(3, 24),
