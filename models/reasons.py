@@ -202,7 +202,10 @@ def _number(value: float, unit: str, language: str) -> str:
     decimals = 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2 if magnitude >= 0.1 or value == 0 else 4
     known = UNIT_TEXTS[language]
     text = _plain(value, decimals) if unit else _plain(value, decimals).replace(",", "")
-    return text + (known[base] + ending if base in known else f" {unit}")
+    word = known.get(base, f" {unit}")
+    if text in ("1", "-1") and language == "en" and base in ("days", "months", "years"):
+        word = word.removesuffix("s")
+    return text + (word + ending if base in known else word)
 
 
 def _plain(value: float, decimals: int) -> str:

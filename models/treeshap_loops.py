@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from models.treeshap import MISSING_NAN, MISSING_ZERO, ZERO
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.uint16]
@@ -20,8 +22,6 @@ Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 BLOCK = 128  # states worked out side by side
 MISSING = 0  # code of a missing value; the others begin at 1
-MISSING_ZERO, MISSING_NAN = 1, 2
-ZERO = float(np.float32(1e-35))  # what LightGBM takes for zero
 
 
 def compiled(loop: Loop) -> Loop:

@@ -121,9 +121,11 @@ def explain_customer(customer: str, picture: Path | None) -> int:
     print("\n".join(_facts(row)))
     order = np.argsort(-points, kind="stable")
     longest, most = max(map(len, families)), max(float(np.abs(points).max()), 1e-9)
-    print(f"\nevery family, in points against the usual customer without default ({usual:+.1f} in all):")
+    print(
+        f"\nevery family, in points lost (█) or won (░) against the usual customer without default ({usual:+.1f} in all):"
+    )
     for place in order:
-        bar = "█" * round(WIDTH * abs(points[place]) / most)
+        bar = ("█" if points[place] > 0 else "░") * round(WIDTH * abs(points[place]) / most)
         print(f"  {families[place]:<{longest}}  {points[place]:+8.2f}  {bar}")
     if picture is not None:
         _draw(picture, row, [families[place] for place in order], points[order])
