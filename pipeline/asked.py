@@ -122,7 +122,7 @@ def explain_customer(customer: str, picture: Path | None) -> int:
     order = np.argsort(-points, kind="stable")
     longest, most = max(map(len, families)), max(float(np.abs(points).max()), 1e-9)
     print(
-        f"\nevery family, in points lost (█) or won (░) against the usual customer without default ({usual:+.1f} in all):"
+        f"\nevery family, in points lost (█) or won (░) against a usual customer without default ({usual:+.1f} in all):"
     )
     for place in order:
         bar = ("█" if points[place] > 0 else "░") * round(WIDTH * abs(points[place]) / most)
