@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-peers leak-table
+.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-reasons benchmark-peers leak-table
 
 run: install
 	$(V)/python -m pipeline run
@@ -67,6 +67,10 @@ ui: install
 # Twelve dates of features against the same by hand, by direct join and in pandas; SCALE=--scale also at ten times the size.
 benchmark-features: install-dev
 	$(V)/python benchmarks/features.py $(SCALE)
+
+# Reasons of 100,000 customers against pred_contrib, shap and woodelf, and of a million in one go; some ten minutes.
+benchmark-reasons: install-dev
+	$(V)/python -m benchmarks.reasons $(REASONS)
 
 # FLAML and AutoGluon, which need older libraries than ours: an environment of their own, for the benchmarks alone.
 benchmark-peers: .venv-peers/.installed

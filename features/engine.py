@@ -9,6 +9,18 @@ from typing import Any, Protocol
 
 import ibis
 
+# A Spark session must have these: they decide values.
+SPARK_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",  # an overflow is an error, never a wrong number
+    "spark.sql.decimalOperations.allowPrecisionLoss": "false",  # products keep all their decimals, as in DuckDB
+    "spark.sql.caseSensitive": "true",
+    "spark.sql.variable.substitute": "false",  # a category called ${x} is that text
+    "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",  # dates are as written, whoever wrote the file
+    "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
+    "spark.sql.parquet.compression.codec": "zstd",
+}
+
 
 class Engine(Protocol):
     """An engine on which a matrix is built."""

@@ -3,8 +3,8 @@
 Nothing that grows with the rows comes to the driver: kept tables are persisted on the executors, each subject is a
 view, and what is written is written by the executors. What comes: the dates asked about with their counts, how many
 values each column has, and up to a hundred frequent values of a category. Identifiers stay texts. Settings that decide
-values (UTC, ANSI errors, exact products of decimals, case, dates and texts as they are) are given here; a session must
-have them.
+values (UTC, ANSI errors, exact products of decimals, case, dates and texts as they are) stand
+in `engine`; a session must have them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,6 @@ from functools import cache
 from typing import Any
 
 import ibis
-
-SETTINGS = {
-    "spark.sql.session.timeZone": "UTC",
-    "spark.sql.ansi.enabled": "true",  # an overflow is an error, never a wrong number
-    "spark.sql.decimalOperations.allowPrecisionLoss": "false",  # products keep all their decimals, as in DuckDB
-    "spark.sql.caseSensitive": "true",
-    "spark.sql.variable.substitute": "false",  # a category called ${x} is that text
-    "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",  # dates are as written, whoever wrote the file
-    "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
-    "spark.sql.parquet.compression.codec": "zstd",
-}
 
 
 @cache

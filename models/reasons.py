@@ -62,12 +62,17 @@ class Reference:
         return cls(contributions[:, :-1].mean(axis=0), float(contributions.sum(axis=1).mean()), tuple(typical))
 
 
+def families_of(terms: Sequence[Term]) -> tuple[str, ...]:
+    """Return the families in alphabetical order: the numbers of `Ranked.family` are places in it."""
+    return tuple(sorted({term.family for term in terms}))
+
+
 def by_family(contributions: Floats, terms: Sequence[Term]) -> tuple[tuple[str, ...], Floats]:
     """Return the families in alphabetical order, and the sum of their inputs' columns, (n, families).
 
     Inputs are added in alphabetical order of their names: the result does not depend on the order of columns.
     """
-    families = tuple(sorted({term.family for term in terms}))
+    families = families_of(terms)
     sums = np.zeros((len(contributions), len(families)))
     for column in sorted(range(len(terms)), key=lambda i: terms[i].feature):
         sums[:, families.index(terms[column].family)] += contributions[:, column]
@@ -197,7 +202,10 @@ def _number(value: float, unit: str, language: str) -> str:
     decimals = 0 if magnitude >= 1000 else 1 if magnitude >= 100 else 2 if magnitude >= 0.1 or value == 0 else 4
     known = UNIT_TEXTS[language]
     text = _plain(value, decimals) if unit else _plain(value, decimals).replace(",", "")
-    return text + (known[base] + ending if base in known else f" {unit}")
+    word = known.get(base, f" {unit}")
+    if text in ("1", "-1") and language == "en" and base in ("days", "months", "years"):
+        word = word.removesuffix("s")
+    return text + (word + ending if base in known else word)
 
 
 def _plain(value: float, decimals: int) -> str:

@@ -7,13 +7,19 @@ t in [0, 1] of v * (a_f - r_f) * prod_{g != f} (r_g + (a_g - r_g) t): a polynomi
 quadrature with ceil(m / 2) nodes integrates exactly, however deep the leaf. Each factor takes one of two values known
 beforehand, and no factor is 0 inside (0, 1), so the product without f is the whole product over f's own factor.
 The values are those of `pred_contrib` (Lundberg et al. 2018, arXiv:1802.03888, with tree_path_dependent).
+
+What a leaf is worth depends on a row through m bits alone. So the leaves under one node are taken together as a group:
+its state is a bit for each input on the path to the node and one for each node below, and where these are few, what
+each input gets in every state is worked out once and looked up for all rows (the idea of Fast TreeSHAP v2, Yang 2021,
+arXiv:2109.09847, for groups of leaves in place of one). Leaves with more bits, and few rows, are worked out row by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -22,9 +28,15 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-BLOCK = 128  # rows side by side: their factors stay in cache
 THREADS = 2
-CATEGORICAL, DEFAULT_LEFT = 1, 2  # bits of LightGBM's decision_type; the next two are the missing type
+TOGETHER = 11  # bits of a group of leaves, at most
+ALONE = 12  # bits of one leaf that is tabulated, at most
+STRIP = 4096  # rows looked up side by side, at most
+TABULATED = 4000  # rows from which on tables are worth their making
+ROWS = 65_536  # at a time: bounds memory
+TABLES = 2_000_000  # doubles that tables may hold at a time
+MOST_BITS = 62  # of a state
+MOST_CUTS = 65_534  # thresholds of an input
 MISSING_ZERO, MISSING_NAN = 1, 2
 ZERO = float(np.float32(1e-35))  # what LightGBM takes for zero
 
@@ -35,62 +47,20 @@ class NotApplicable(ValueError):
 
 @dataclass(frozen=True)
 class Forest:
-    """The trees as flat arrays: nodes by tree, leaves by tree, the inputs on each leaf's path, their conditions."""
+    """The trees of a model with one output a row, as the loops take them."""
 
     inputs: int
     bias: float  # the value of a row of which nothing is known: sum of v * prod r_f
-    node_input: Integers
-    threshold: Floats
-    missing: Integers
-    default_left: Integers
-    node_start: Integers  # (trees + 1,)
-    leaf_start: Integers  # (trees + 1,): into leaf_value
-    leaf_value: Floats
-    path_start: Integers  # (leaves + 1,): into path_input
-    path_input: Integers
-    path_share: Floats  # r_f
-    condition_start: Integers  # (path inputs + 1,)
-    condition_node: Integers  # place in its tree
-    condition_left: Integers  # 1 where the path goes left
+    plan: Any  # treeshap_loops.Plan
 
     @classmethod
     def from_text(cls, text: str) -> Self:
         """Return the forest of a LightGBM model text with one output a row; NotApplicable where that cannot be."""
         inputs, trees = read_trees(text)
-        nodes: dict[str, list[Any]] = {name: [] for name in ("input", "threshold", "missing", "left")}
-        values: list[float] = []
-        paths: list[tuple[int, float]] = []
-        conditions: list[tuple[int, int]] = []
-        node_start, leaf_start, path_start, condition_start = [0], [0], [0], [0]
-        bias = 0.0
+        layout = Layout()
         for tree in trees:
-            nodes["input"] += tree["split_feature"]
-            nodes["threshold"] += tree["threshold"]
-            nodes["missing"] += tree["missing"]
-            nodes["left"] += tree["default_left"]
-            node_start.append(len(nodes["input"]))
-            for value, path in _leaves(tree):
-                if not path:  # a tree of one leaf moves the bias alone
-                    bias += value
-                    continue
-                together = 1.0
-                for feature, (share, steps) in path.items():
-                    together *= share
-                    paths.append((feature, share))
-                    conditions += steps
-                    condition_start.append(len(conditions))
-                bias += value * together
-                values.append(value)
-                path_start.append(len(paths))
-            leaf_start.append(len(values))
-        return cls(
-            inputs, bias,
-            _whole(nodes["input"]), np.array(nodes["threshold"], dtype=np.float64), _whole(nodes["missing"]),
-            _whole(nodes["left"]), _whole(node_start), _whole(leaf_start), np.array(values, dtype=np.float64),
-            _whole(path_start), _whole([feature for feature, _ in paths]),
-            np.array([share for _, share in paths], dtype=np.float64), _whole(condition_start),
-            _whole([node for node, _ in conditions]), _whole([left for _, left in conditions]),
-        )  # fmt: skip
+            layout.add(tree)
+        return cls(inputs, layout.bias, layout.plan())
 
     def contributions(self, matrix: Floats) -> Floats:
         """Return each input's contribution to each row's margin, the bias in the last column.
@@ -101,40 +71,71 @@ class Forest:
         matrix = np.ascontiguousarray(matrix, dtype=np.float64)
         if matrix.ndim != 2 or matrix.shape[1] != self.inputs:
             raise ValueError(f"matrix must be (n, {self.inputs}); got {matrix.shape}.")
-        result = np.zeros((len(matrix), self.inputs + 1))
+        result = np.empty((len(matrix), self.inputs + 1))
         result[:, -1] = self.bias
-        longest = int(np.diff(self.path_start).max(initial=1))
-        points, weights, start = _quadrature((longest + 1) // 2)
-        kernel = _compiled()
-        step = max(BLOCK, -(-len(matrix) // (4 * THREADS * BLOCK)) * BLOCK)
-
-        trees = (
-            self.node_input, self.threshold, self.missing, self.default_left, self.node_start, self.leaf_start,
-            self.leaf_value, self.path_start, self.path_input, self.path_share, self.condition_start,
-            self.condition_node, self.condition_left, points, weights, start, longest,
-        )  # fmt: skip
-
-        def part(first: int) -> None:
-            kernel(matrix[first : first + step], result[first : first + step], *trees)
-
         with ThreadPoolExecutor(THREADS) as threads:
-            list(threads.map(part, range(0, len(matrix), step)))
+            for first in range(0, len(matrix), ROWS):
+                self._explain(matrix[first : first + ROWS], result[first : first + ROWS], threads)
         return result
+
+    def _explain(self, matrix: Floats, result: Floats, threads: ThreadPoolExecutor) -> None:
+        """Write the contributions of some rows to `result`: threads share the rows, and the making of tables."""
+        from models import treeshap_loops as loops
+
+        plan = self.plan
+        step = -(-len(matrix) // THREADS)
+        strip = -(-step // -(-step // STRIP))
+        parts = [slice(first, first + step) for first in range(0, len(matrix), step)]
+        codes = [np.empty((len(plan.column_input), len(matrix[part])), np.uint16) for part in parts]
+        total = [np.zeros((-(-each.shape[1] // strip), self.inputs, strip)) for each in codes]
+
+        def side_by_side(work: Callable[..., None], *some: Iterable[Any]) -> None:
+            list(threads.map(work, *some))
+
+        side_by_side(partial(loops.coded, plan), [matrix[part] for part in parts], codes)
+        for trees, place, size in self._batches(tabulated=len(matrix) >= TABULATED):
+            tables = np.empty(size)
+            if size:
+                begin, end = plan.group_start[trees.start], plan.group_start[trees.stop]
+                groups = np.linspace(begin, end, 4 * THREADS + 1).astype(int)
+                side_by_side(partial(loops.tabulate, plan, place, tables), groups[:-1], groups[1:])
+            add_up = partial(loops.add_up, plan, trees.start, trees.stop, place, tables)
+            side_by_side(add_up, codes, total)
+        side_by_side(loops.laid_out, total, [result[part] for part in parts])
+
+    def _batches(self, *, tabulated: bool) -> Iterator[tuple[range, Integers, int]]:
+        """Yield trees whose tables fit into memory together, where each group's table begins, and their size."""
+        plan = self.plan
+        trees = len(plan.group_start) - 1
+        sizes = np.where(plan.group_table == 1, np.diff(plan.out_start) << np.minimum(plan.group_bits, MOST_BITS), 0)
+        until = np.append(0, np.cumsum(sizes))
+        if not tabulated:
+            yield range(trees), until, 0
+            return
+        ends, first = until[plan.group_start], 0
+        while first < trees:
+            last = max(first + 1, int(np.searchsorted(ends, ends[first] + TABLES, side="right")) - 1)
+            yield range(first, last), until - ends[first], int(ends[last] - ends[first])
+            first = last
+
+
+def contributor(booster: Any) -> Callable[[Floats], Floats]:
+    """Return what gives `booster.predict(matrix, pred_contrib=True)`: the kernel, or LightGBM where it does not apply.
+
+    booster: a LightGBM Booster with one output. The function takes doubles, (n, inputs), and returns log-odds,
+    (n, inputs + 1), the bias last.
+    """
+    try:
+        return Forest.from_text(booster.model_to_string()).contributions
+    except NotApplicable:
+        return lambda matrix: np.asarray(
+            booster.predict(matrix, pred_contrib=True, num_threads=THREADS), dtype=np.float64
+        )
 
 
 def contributions(booster: Any, matrix: Floats) -> Floats:
-    """Return `booster.predict(matrix, pred_contrib=True)`: by the kernel, or by LightGBM where that does not apply.
-
-    booster: a LightGBM Booster with one output. matrix: doubles, (n, inputs). Returns log-odds, (n, inputs + 1).
-    """
-    try:
-        return Forest.from_text(booster.model_to_string()).contributions(matrix)
-    except NotApplicable:
-        return np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=THREADS), dtype=np.float64)
-
-
-def _whole(values: list[int]) -> Integers:
-    return np.array(values, dtype=np.int64)
+    """Return what `contributor` gives for one matrix."""
+    return contributor(booster)(matrix)
 
 
 def read_trees(text: str) -> tuple[int, list[dict[str, Any]]]:
@@ -170,25 +171,148 @@ def _tree(block: str) -> dict[str, Any]:
     return tree
 
 
-Path = dict[int, tuple[float, list[tuple[int, int]]]]  # input -> (r_f, [(node, 1 where left)])
+Steps = list[tuple[int, int]]  # (node, 1 where the path goes left)
 
 
-def _leaves(tree: dict[str, Any]) -> Iterator[tuple[float, Path]]:
-    """Yield every leaf's value and the inputs on its path."""
-    if not tree["split_feature"]:
-        yield tree["leaf_value"][0], {}
-        return
-    stack: list[tuple[int, Path]] = [(0, {})]
-    while stack:
-        node, path = stack.pop()
-        if node < 0:
-            yield tree["leaf_value"][~node], path
-            continue
-        feature, cover = tree["split_feature"][node], tree["internal_count"][node]
-        for left, child in ((0, tree["right_child"][node]), (1, tree["left_child"][node])):
-            share, steps = path.get(feature, (1.0, []))
-            below = tree["leaf_count"][~child] if child < 0 else tree["internal_count"][child]
-            stack.append((child, {**path, feature: (share * below / cover, [*steps, (node, left)])}))
+@dataclass
+class Layout:
+    """A forest while it is laid out: lists that become the arrays of a Plan, and where each owner's part ends."""
+
+    bias: float = 0.0
+    nodes: list[tuple[int, int, float, int]] = field(default_factory=list)  # input, missing, threshold, default left
+    groups: list[tuple[int, int]] = field(default_factory=list)  # bits, table
+    conditions: Steps = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    paths: list[tuple[int, float, int, int]] = field(default_factory=list)  # output, r_f, mask, wanted bits
+    outputs: list[int] = field(default_factory=list)
+    ends: dict[str, list[int]] = field(
+        default_factory=lambda: {name: [0] for name in ("node", "group", "bit", "condition", "leaf", "path", "out")}
+    )
+    bits: int = 0
+
+    def add(self, tree: dict[str, Any]) -> None:
+        """Lay out one tree; one of a single leaf moves the bias alone."""
+        if not tree["split_feature"]:
+            self.bias += tree["leaf_value"][0]
+            return
+        columns = ("split_feature", "missing", "threshold", "default_left")
+        self.nodes += zip(*(tree[name] for name in columns), strict=True)
+        self.ends["node"].append(len(self.nodes))
+        below = _below(tree)
+        stack: list[tuple[int, dict[int, tuple[float, Steps]]]] = [(0, {})]
+        while stack:
+            node, path = stack.pop()
+            inner = below[node] if node >= 0 else 0
+            if node < 0 or len(path) + inner <= TOGETHER:
+                self._group(tree, node, path)
+            else:
+                stack += [(child, _further(tree, node, path, child)) for child in _children(tree, node)]
+        self.ends["group"].append(len(self.groups))
+
+    def _group(self, tree: dict[str, Any], root: int, path: dict[int, tuple[float, Steps]]) -> None:
+        """Lay out the leaves under a node: a bit for each input on the path to it, then for each node below."""
+        place = {feature: number for number, feature in enumerate(path)}
+        for _, steps in path.values():
+            self._bit(steps)
+        bit_of: dict[int, int] = {}
+        slots: dict[int, int] = {}
+        stack = [(root, path)]
+        while stack:
+            node, here = stack.pop()
+            if node < 0:
+                self._leaf(tree["leaf_value"][~node], here, path, place, bit_of, slots)
+                continue
+            bit_of[node] = len(path) + len(bit_of)
+            self._bit([(node, 1)])
+            stack += [(child, _further(tree, node, here, child)) for child in _children(tree, node)]
+        count = len(path) + len(bit_of)
+        if count > MOST_BITS:
+            raise NotApplicable(f"at most {MOST_BITS} inputs on a path")
+        self.groups.append((count, int(count <= (ALONE if root < 0 else TOGETHER))))
+        self.outputs += list(slots)
+        for name, owned in (("bit", self.bits), ("leaf", len(self.values)), ("out", len(self.outputs))):
+            self.ends[name].append(owned)
+
+    def _bit(self, steps: Steps) -> None:
+        """Lay out one bit: 1 where all conditions hold."""
+        self.conditions += steps
+        self.ends["condition"].append(len(self.conditions))
+        self.bits += 1
+
+    def _leaf(
+        self, value: float, here: dict[int, tuple[float, Steps]], above: dict[int, tuple[float, Steps]],
+        place: dict[int, int], bit_of: dict[int, int], slots: dict[int, int],
+    ) -> None:  # fmt: skip
+        """Lay out one leaf of a group: for each input on its path which bits of the state it wants."""
+        together = value
+        for feature, (share, steps) in here.items():
+            together *= share
+            mask, want = (1 << place[feature],) * 2 if feature in place else (0, 0)
+            for node, left in steps[len(above[feature][1]) if feature in above else 0 :]:
+                mask |= 1 << bit_of[node]
+                want |= left << bit_of[node]
+            self.paths.append((slots.setdefault(feature, len(slots)), share, mask, want))
+        self.bias += together
+        self.values.append(value)
+        self.ends["path"].append(len(self.paths))
+
+    def plan(self) -> Any:
+        """Return the arrays."""
+        from models.treeshap_loops import Plan
+
+        columns = sorted({(feature, missing) for feature, missing, _, _ in self.nodes})
+        number = {column: place for place, column in enumerate(columns)}
+        of_node = _whole([number[feature, missing] for feature, missing, _, _ in self.nodes])
+        threshold = np.array([node[2] for node in self.nodes], dtype=np.float64)
+        cuts = [np.unique(threshold[of_node == place]) for place in range(len(columns))]
+        if max(map(len, cuts), default=0) > MOST_CUTS:
+            raise NotApplicable(f"at most {MOST_CUTS} thresholds of an input")
+        node_cut = np.zeros(len(threshold), dtype=np.int64)
+        for place, mine in enumerate(cuts):
+            node_cut[of_node == place] = np.searchsorted(mine, threshold[of_node == place])
+        ends = {name: _whole(values) for name, values in self.ends.items()}
+        longest = int(np.diff(ends["path"]).max(initial=1))
+        points, weights, start = _quadrature((longest + 1) // 2)
+        return Plan(
+            _whole([feature for feature, _ in columns]), _whole([missing for _, missing in columns]),
+            _whole([0, *np.cumsum([len(mine) for mine in cuts])]), np.concatenate([np.empty(0), *cuts]),
+            ends["node"], of_node, node_cut, _whole([node[3] for node in self.nodes]),
+            ends["group"], _whole([bits for bits, _ in self.groups]), _whole([table for _, table in self.groups]),
+            ends["bit"], ends["condition"], _whole([node for node, _ in self.conditions]),
+            _whole([left for _, left in self.conditions]), ends["leaf"], np.array(self.values, dtype=np.float64),
+            ends["path"], _whole([path[0] for path in self.paths]),
+            np.array([path[1] for path in self.paths], dtype=np.float64), _whole([path[2] for path in self.paths]),
+            _whole([path[3] for path in self.paths]), ends["out"], _whole(self.outputs), points, weights, start,
+            longest, int(np.diff(ends["out"]).max(initial=1)), int(np.diff(ends["node"]).max(initial=1)),
+        )  # fmt: skip
+
+
+def _whole(values: list[int]) -> Integers:
+    return np.array(values, dtype=np.int64)
+
+
+def _children(tree: dict[str, Any], node: int) -> tuple[int, int]:
+    """Return a node's children, right and left; below zero: a leaf."""
+    return tree["right_child"][node], tree["left_child"][node]
+
+
+def _below(tree: dict[str, Any]) -> list[int]:
+    """Return how many nodes hang under each node, itself among them; LightGBM numbers children after their parent."""
+    count = [1] * len(tree["split_feature"])
+    for node in reversed(range(len(count))):
+        count[node] += sum(count[child] for child in _children(tree, node) if child >= 0)
+    return count
+
+
+def _further(
+    tree: dict[str, Any], node: int, path: dict[int, tuple[float, Steps]], child: int
+) -> dict[int, tuple[float, Steps]]:
+    """Return the path to a node's child: of each input r_f and the steps taken by it."""
+    feature = tree["split_feature"][node]
+    share, steps = path.get(feature, (1.0, []))
+    below = tree["leaf_count"][~child] if child < 0 else tree["internal_count"][child]
+    step = (node, int(child == tree["left_child"][node]))
+    return {**path, feature: (share * below / tree["internal_count"][node], [*steps, step])}
 
 
 def _quadrature(most: int) -> tuple[Floats, Floats, Integers]:
@@ -200,81 +324,3 @@ def _quadrature(most: int) -> tuple[Floats, Floats, Integers]:
         weights.append(w / 2)
         start.append(start[-1] + count)
     return np.concatenate(points), np.concatenate(weights), _whole(start)
-
-
-_KERNEL: list[Any] = []
-
-
-def _compiled() -> Any:
-    """Return the kernel as machine code; numba keeps it in __pycache__ between processes."""
-    if not _KERNEL:
-        from numba import njit
-
-        _KERNEL.append(njit(_kernel, nogil=True, cache=True, fastmath={"contract"}, error_model="numpy"))
-    return _KERNEL[0]
-
-
-def _kernel(
-    matrix: Floats, result: Floats, node_input: Integers, threshold: Floats, missing: Integers, default_left: Integers,
-    node_start: Integers, leaf_start: Integers, leaf_value: Floats, path_start: Integers, path_input: Integers,
-    path_share: Floats, condition_start: Integers, condition_node: Integers, condition_left: Integers, points: Floats,
-    weights: Floats, quadrature_start: Integers, longest: int,
-) -> None:  # fmt: skip
-    """Add every leaf's Shapley values to `result`, a block of rows at a time. Plain loops: numba compiles them."""
-    rows, inputs = matrix.shape
-    most_nodes = 1
-    for tree in range(len(node_start) - 1):
-        most_nodes = max(most_nodes, node_start[tree + 1] - node_start[tree])
-    across = np.empty((inputs, BLOCK))
-    total = np.empty((inputs, BLOCK))
-    goes_left = np.empty((most_nodes, BLOCK), dtype=np.int8)
-    meets = np.empty((longest, BLOCK))
-    product = np.empty(BLOCK)
-    for first in range(0, rows, BLOCK):
-        size = min(BLOCK, rows - first)
-        for feature in range(inputs):
-            for b in range(BLOCK):
-                across[feature, b] = matrix[first + b, feature] if b < size else 0.0
-                total[feature, b] = 0.0
-        for tree in range(len(node_start) - 1):
-            begin = node_start[tree]
-            for node in range(begin, node_start[tree + 1]):
-                values = across[node_input[node]]
-                bound, kind, default, place = threshold[node], missing[node], default_left[node], node - begin
-                for b in range(BLOCK):
-                    value = values[b]
-                    unknown = value != value  # noqa: PLR0124
-                    if unknown and kind != MISSING_NAN:
-                        value = 0.0
-                    to_default = (kind == MISSING_NAN and unknown) or (kind == MISSING_ZERO and -ZERO <= value <= ZERO)
-                    goes_left[place, b] = default if to_default else value <= bound
-            for leaf in range(leaf_start[tree], leaf_start[tree + 1]):
-                head = path_start[leaf]
-                length = path_start[leaf + 1] - head
-                for e in range(length):
-                    for b in range(BLOCK):
-                        meets[e, b] = 1.0
-                    for c in range(condition_start[head + e], condition_start[head + e + 1]):
-                        bits, want = goes_left[condition_node[c]], condition_left[c]
-                        for b in range(BLOCK):
-                            meets[e, b] = meets[e, b] if bits[b] == want else 0.0
-                count = (length + 1) // 2
-                for q in range(quadrature_start[count], quadrature_start[count + 1]):
-                    t, scaled = points[q], weights[q] * leaf_value[leaf]
-                    for b in range(BLOCK):
-                        product[b] = scaled
-                    for e in range(length):
-                        share = path_share[head + e]
-                        off = share * (1.0 - t)
-                        for b in range(BLOCK):
-                            product[b] *= off + meets[e, b] * t
-                    for e in range(length):
-                        share = path_share[head + e]
-                        off = -1.0 / (1.0 - t)
-                        step = (1.0 - share) / (share + (1.0 - share) * t) - off
-                        column = total[path_input[head + e]]
-                        for b in range(BLOCK):
-                            column[b] += product[b] * (off + meets[e, b] * step)
-        for b in range(size):
-            for feature in range(inputs):
-                result[first + b, feature] += total[feature, b]

@@ -28,7 +28,7 @@ from features.tables import describe_tables, open_tables
 from models.contract import PENDING, TableContract, check_table
 from models.grades import Scale
 from models.overrides import read_overrides
-from pipeline import answers, asked, decide, explain, featurise, histories, ingest, score, versions
+from pipeline import answers, asked, decide, explain, explainer, featurise, histories, ingest, score, versions
 from pipeline import params as parameters
 from pipeline.fingerprint import sha256
 from pipeline.lending import Params as Lending
@@ -128,9 +128,11 @@ def answered(features: pa.Table, position: pa.Table, published: Published, versi
     files, source, language = published.files, published.source, parameters.language()
     scores = score.run(files, features, score.Params.load(source).rows_at_a_time)
     now = features.filter(pc.equal(features["months_back"], 0))
-    reasons = explain.SCHEMA.empty_table()
+    told = explainer.SCHEMA.empty_table()
     if pq.read_metadata(io.BytesIO(files["reference.parquet"])).num_rows:
-        reasons, _ = explain.run(files, now, explain.Params.load(source), language)
+        params = explain.Params.load(source)
+        model = explainer.Explainer.of(files, params.least_points, params.engine, language)
+        told, _ = explainer.teller(model)(now.sort_by("customer_id"))
     as_of, scale = pc.max(now["as_of"]).as_py(), Scale.from_json(files["grades.json"])
     numbers = read_policy(published.policy, as_of)
     numbers.check_scale(scale)
@@ -138,7 +140,7 @@ def answered(features: pa.Table, position: pa.Table, published: Published, versi
     model, currency = str(published.manifest["model_version"]), published.mapping.currency
     given = decide.Given(numbers, scale, overrides, currency, language, model, version)
     contract = TableContract.from_json((versions.CURRENT / decide.CONTRACT.name).read_bytes())
-    table, _, _ = decide.run(given, contract, scores, position, reasons)
+    table, _, _ = decide.run(given, contract, scores, position, told)
     problems = check_table(table, contract, pending=PENDING, enumerations={"grades": scale.names})
     if problems:
         raise GateRefused(problems)

@@ -123,9 +123,11 @@ def explain_customer(customer: str, picture: Path | None) -> int:
     print("\n".join(facts(row)))
     order = np.argsort(-points, kind="stable")
     longest, most = max(map(len, families)), max(float(np.abs(points).max()), 1e-9)
-    print(f"\nevery family, in points against the usual customer without default ({usual:+.1f} in all):")
+    print(
+        f"\nevery family, in points lost (█) or won (░) against a usual customer without default ({usual:+.1f} in all):"
+    )
     for place in order:
-        bar = "█" * round(WIDTH * abs(points[place]) / most)
+        bar = ("█" if points[place] > 0 else "░") * round(WIDTH * abs(points[place]) / most)
         print(f"  {families[place]:<{longest}}  {points[place]:+8.2f}  {bar}")
     if picture is not None:
         _draw(picture, row, [families[place] for place in order], points[order])
@@ -150,7 +152,8 @@ def _families(
     scale = Scale.from_json(files["grades.json"])
     terms = reasons.terms_of(inputs, pd.read_parquet(io.BytesIO(files["catalogue.parquet"])), language)
     reference = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
-    usual, own = (explain.contributions(scorer, scorer.matrix(rows), "kernel") for rows in (reference, frame))
+    contributions = explain.contributor(scorer.booster, "kernel")
+    usual, own = (contributions(scorer.matrix(rows)) for rows in (reference, frame))
     families, mass = reasons.by_family(own[:, :-1] - usual[:, :-1].mean(axis=0), terms)
     points = mass[0] * scale.points_a_unit
     return families, points, float(points.sum())

@@ -1,141 +1,271 @@
 """Stage explain: up to four reasons for every customer at the run's date, and which families weigh in the whole book.
 
 Shapley values are path-dependent TreeSHAP in log-odds (models/treeshap.py), held against the reference in the bundle:
-train customers who did not default. Points are those of the bundle's master scale, before calibration.
+train customers who did not default. Points are those of the bundle's master scale, before calibration. `soundness.json`
+says whether reasons hold: how far models of other seeds name the same, and what taking a reason away does to the risk.
 """
 
 from __future__ import annotations
 
 import io
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from models import reasons
-from models.grades import Scale
+from models import estimator, reasons, soundness
+from models.inputs import Panel, carriers, panel, record_inputs
+from models.scorer import read_inputs
+from pipeline import over_partitions, pictures, records, spark_session
 from pipeline import params as parameters
+from pipeline.explainer import SCHEMA, Explainer, Sums, contributor, figure, importance, teller
+from pipeline.fingerprint import row_key
 from pipeline.params import Section
-from pipeline.score import inputs_of, read_features, read_scorer
-from pipeline.stage import execute, fresh, progress, say, write_json
+from pipeline.score import inputs_of, read_scorer, rows_scored
+from pipeline.stage import execute, fresh, parquet, progress, read_json, say, write_json
 
 OUT = Path("data/explain")
-SCHEMA = pa.schema(
-    [
-        ("customer_id", pa.string()), ("as_of", pa.date32()), ("rank", pa.int32()), ("code", pa.string()),
-        ("text", pa.string()), ("feature", pa.string()), ("value", pa.float64()), ("value_text", pa.string()),
-        ("typical", pa.string()), ("points", pa.float64()),
-    ]
-)  # fmt: skip
+SELECTED = Path("data/select/features.json")
+TRAINING = Path("data/featurise/training/features.parquet")
+MEMORY = "1GiB"  # of DuckDB, while it sorts customers
+GROUP = 250_000  # reasons in a group of rows of the file
 
 
 class Params(Section):
-    """What counts as a reason, and how it is worked out."""
+    """What counts as a reason, how it is worked out, and on how many it is tried whether reasons hold."""
 
     section: ClassVar[str] = "explain"
     least_points: float = Field(default=0.5, ge=0)  # a family that costs less is no reason
     engine: Literal["kernel", "lightgbm"] = "kernel"  # lightgbm: its pred_contrib, slower, the same to 1e-9
     rows_at_a_time: int = Field(default=50_000, ge=1)
+    tried_customers: int = Field(default=1000, ge=1)  # by hash: their reasons are compared, and taken away
+    refits: int = Field(default=3, ge=2, le=20)  # models of other seeds that are asked for the same reasons
+    refit_rows: int = Field(default=20_000, ge=100)  # of the train rows, whole customers by hash
 
 
-def contributions(scorer: Any, matrix: np.ndarray, engine: str) -> np.ndarray:
-    """Return each input's share of the margin in log-odds, (n, inputs + 1), the bias last."""
-    if engine == "kernel":
-        from models import treeshap
+def customers(rows: str, names: Sequence[str], rows_at_a_time: int) -> Iterator[pa.Table]:
+    """Yield customer_id, as_of and features of the run's date in the order of customer_id, some customers at a time.
 
-        return treeshap.contributions(scorer.booster, matrix)
-    return np.asarray(scorer.booster.predict(matrix, pred_contrib=True, num_threads=2), dtype=float)
-
-
-def run(files: dict[str, bytes], features: pa.Table, params: Params, language: str) -> tuple[pa.Table, dict[str, Any]]:
-    """Return the reasons in the stage's schema, sorted by customer_id, as_of and rank, and the global importances.
-
-    files: the scorer's bundle, its reference not empty. features: one row a customer, customer_id, as_of and features.
+    rows: what DuckDB reads them from. It sorts them within a limit of memory, beyond it on disk.
     """
-    from models.scorer import Scorer
+    import duckdb
 
-    scorer = Scorer.from_files(files)
-    scale = Scale.from_json(files["grades.json"])
-    terms = reasons.terms_of(inputs_of(files), pd.read_parquet(io.BytesIO(files["catalogue.parquet"])), language)
-    rows = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
-    usual = contributions(scorer, scorer.matrix(rows), params.engine)
-    reference = reasons.Reference.of(usual, rows, terms, language)
-    features = features.sort_by([("customer_id", "ascending"), ("as_of", "ascending")])
-    parts = [SCHEMA.empty_table()]
-    by_input = np.zeros(len(terms))
-    families: tuple[str, ...] = tuple(sorted({term.family for term in terms}))
-    family_sum = np.zeros(len(families))
-    starts = range(0, features.num_rows, params.rows_at_a_time)
-    for start in progress("explain", starts, len(starts), "customers"):
-        part = features.slice(start, params.rows_at_a_time)
-        frame = part.to_pandas()
-        values = contributions(scorer, scorer.matrix(frame), params.engine)
-        by_input += np.abs(values[:, :-1]).sum(axis=0)
-        family_sum += np.abs(reasons.by_family(values[:, :-1] - reference.mean, terms)[1]).sum(axis=0)
-        ranked = reasons.rank(values, terms, reference, params.least_points / scale.points_a_unit)
-        told = reasons.tell(ranked, frame, terms, reference, scale.points_a_unit, language)
-        keys = part.select(["customer_id", "as_of"]).take(pa.array(told["row"].to_numpy()))
-        columns = [
-            keys[field.name].combine_chunks() if field.name in keys.column_names
-            else pa.array(told[field.name], from_pandas=True)
-            for field in SCHEMA
-        ]  # fmt: skip
-        arrays = [column.cast(field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-        parts.append(pa.Table.from_arrays(arrays, schema=SCHEMA))
-    count = max(features.num_rows, 1)
-    importance = {
-        "explained": True,
-        "customers": features.num_rows,
-        "unit": "log-odds",
-        "language": language,
-        "reference": {"rows": len(rows), "mean_margin": _figure(reference.margin)},
-        "families": _falling(
-            {"family": name, "importance": _figure(total / count)}
-            for name, total in zip(families, family_sum.tolist(), strict=True)
-        ),
-        "features": _falling(
-            {
-                "feature": term.feature, "family": term.family, "sentence": term.sentence,
-                "typical": typical, "importance": _figure(total / count),
-            }
-            for term, typical, total in zip(terms, reference.typical, by_input.tolist(), strict=True)
-        ),
-    }  # fmt: skip
-    return pa.concat_tables(parts).combine_chunks(), importance
+    listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in ("customer_id", "as_of", *names)])
+    with tempfile.TemporaryDirectory(prefix="bellwether-explain-") as scratch, duckdb.connect() as connection:
+        connection.execute(f"set memory_limit = '{MEMORY}'; set temp_directory = '{scratch}'; set threads = 2")
+        now = f"from {rows} where months_back = 0"
+        count = connection.execute(f"select count(*) {now}").fetchall()[0][0]
+        found = connection.execute(f"select {listed} {now} order by customer_id, as_of").to_arrow_reader(rows_at_a_time)
+        for batch in progress("explain", found, -(-count // rows_at_a_time), "customers"):
+            yield pa.Table.from_batches([batch])
 
 
-def _figure(value: float) -> float:
-    return float(f"{value:.9g}")
+def run(model: Explainer, parts: Iterable[pa.Table], write: Callable[[pa.Table], None]) -> tuple[int, dict[str, Any]]:
+    """Write the reasons in the stage's schema part by part; return how many they are, and the global importances.
+
+    parts: as `customers` yields them; the reasons come in their order, and by rank.
+    """
+    tell, sums, written = teller(model), Sums.none(model), 0
+    for part in parts:
+        told, added = tell(part)
+        write(told)
+        sums, written = sums + added, written + told.num_rows
+    return written, importance(model, sums)
 
 
-def _falling(records: Any) -> list[dict[str, Any]]:
-    return sorted(records, key=lambda record: (-record["importance"], record.get("feature", record["family"])))
+def run_over_partitions(
+    engine: Any, model: Explainer, files: dict[str, bytes], params: Params
+) -> tuple[int, dict[str, Any]]:
+    """Do what `run` does by Spark's executors, which write the file of reasons in parts."""
+    place = (OUT / "reasons.parquet").relative_to("data").as_posix()
+    columns = ["customer_id", "as_of", *(term.feature for term in model.terms)]
+    arguments = (files, params.least_points, params.engine, model.language)
+    marks = over_partitions.write(
+        engine, columns, "pipeline.explainer:answers", arguments, SCHEMA, place,
+        now=True, rows_at_a_time=params.rows_at_a_time,
+    )  # fmt: skip
+    sums = sum((Sums.from_bytes(mark, model) for mark in marks), Sums.none(model))
+    return pq.ParquetDataset(OUT / "reasons.parquet").read(columns=["rank"]).num_rows, importance(model, sums)
+
+
+class Reasons:
+    """The file of reasons: groups of rows of one size, so that its bytes do not depend on the parts written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.waiting = path, SCHEMA.empty_table()
+
+    def __enter__(self) -> Self:
+        self.file = pq.ParquetWriter(self.path, SCHEMA, compression="zstd")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.write_table(self.waiting.combine_chunks(), GROUP)
+        self.file.close()
+
+    def write(self, table: pa.Table) -> None:
+        """Add reasons; whole groups are written."""
+        self.waiting = pa.concat_tables([self.waiting, table])
+        whole = self.waiting.num_rows // GROUP * GROUP
+        if whole:
+            self.file.write_table(self.waiting.slice(0, whole).combine_chunks(), GROUP)
+            self.waiting = self.waiting.slice(whole).combine_chunks()
+
+
+def tried_rows(rows: str, names: Sequence[str], most: int) -> pd.DataFrame:
+    """Return the features of at most `most` customers of `rows`, chosen by the hash of customer_id, in its order."""
+    import duckdb
+
+    listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in names])
+    with duckdb.connect() as connection:
+        return connection.execute(
+            f"""with now as (from {rows} where months_back = 0)
+            select {listed} from now semi join
+                (select customer_id from now order by md5(customer_id), customer_id limit {most}) using (customer_id)
+            order by customer_id"""
+        ).df()
+
+
+def train_rows(files: dict[str, bytes], most: int) -> tuple[Panel | None, str | int]:
+    """Return at most `most` rows that trained the bundle, whole customers by hash, and how many rows trained it.
+
+    They come from this run's training features, which may no longer hold what an older champion learned from: then
+    there is no panel, and the reason in place of the number.
+    """
+    import duckdb
+
+    plan = read_json(SELECTED)["split"] if SELECTED.exists() else {}
+    if not TRAINING.exists() or "horizon_months" not in plan:
+        return None, "there are no training rows"
+    inputs = read_inputs(files["features.json"])
+    names = [each.name for each in inputs if each.kind != "record"]
+    keys = pq.read_table(io.BytesIO(files["trained_on.parquet"]))
+    with duckdb.connect() as connection:
+        connection.register("trained", keys)
+        connection.execute(f"create view features as from read_parquet('{parquet(TRAINING)}')")
+        there = {row[0] for row in connection.execute("describe features").fetchall()}
+        lost = sum(name not in there for name in names)
+        if lost:
+            return None, f"{lost} of the model's features are no longer built"
+        wanted = ["customer_id", "as_of", "outcome", *({"outcome_known_on"} & there), *names]
+        listed = ", ".join('features."' + name.replace('"', '""') + '"' for name in wanted)
+        frame = connection.execute(
+            f"""with found as (select features.customer_id, features.as_of from features
+                semi join trained on {row_key("features")} = trained.key),
+            customers as (select customer_id, sum(count(*)) over (order by md5(customer_id), customer_id) as upto
+                from found group by customer_id)
+            select {listed} from features semi join found using (customer_id, as_of)
+            semi join (from customers where upto <= {most}) using (customer_id)"""
+        ).df()
+    if not 0 < frame["outcome"].mean() < 1:
+        return None, "no rows that trained the model, or of one outcome only"
+    frame = records.attached(frame, TRAINING.parent, record_inputs(inputs))
+    return panel(frame, carriers(inputs), plan["horizon_months"], in_time=plan["kind"] == "time"), keys.num_rows
+
+
+def tried(
+    model: Explainer, rows_now: str, files: dict[str, bytes], params: Params
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return whether some customers' reasons hold, and pictures of what the model makes of their features.
+
+    They are held against models of other seeds, and against what becomes of the risk when they are taken away.
+    """
+    terms, scorer, families = model.terms, model.scorer, reasons.families_of(model.terms)
+    matrix = scorer.matrix(tried_rows(rows_now, [term.feature for term in terms], params.tried_customers))
+    contributions = contributor(scorer.booster, model.engine)
+    values, reference = contributions(matrix), model.reference(contributions)
+    above = values[:, :-1] - reference.mean
+    mass = reasons.by_family(above, terms)[1]
+    shown = pictures.drawn(above, matrix, [term.feature for term in terms], mass, families)
+    ranked = reasons.rank(values, terms, reference, model.least)
+    family = np.array([families.index(term.family) for term in terms])
+    point = soundness.typical_point(model.usual, model.rows, terms)
+    taken = soundness.counterfactual(scorer.booster, matrix, ranked, family, point, model.scale.points_a_unit)
+    rows, known = train_rows(files, params.refit_rows)
+    if rows is None:
+        agreed: dict[str, Any] = {"measured": False, "why": known}
+    else:
+        others = [model.ranked(booster, matrix) for booster in soundness.refits(scorer, rows, params.refits)]
+        named = [soundness.named(each, len(matrix)) for each in others]
+        riskiest = np.argsort(-estimator.margins(scorer.booster, matrix), kind="stable")[: max(1, len(matrix) // 10)]
+        agreed = {
+            "measured": True, "refits": params.refits, "train_rows": len(rows), "train_rows_of_model": known,
+            "all": soundness.agreement(named),
+            "riskiest_tenth": soundness.agreement([each[riskiest] for each in named]),
+        }  # fmt: skip
+    return {"customers": len(matrix), "counterfactual": _rounded(taken), "agreement": _rounded(agreed)}, shown
+
+
+def _rounded(value: Any) -> Any:
+    """Return nested figures to nine significant digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return figure(value) if isinstance(value, float) else value
 
 
 def main() -> None:
     """Explain every customer at the run's date, or write empty files where nothing was scored."""
     params = Params.load()
-    language = parameters.language()
     files = read_scorer()
     why = None
     if files is None:
         why = "nothing was scored"
     elif pq.read_metadata(io.BytesIO(files["reference.parquet"])).num_rows == 0:
         why = "the bundle's reference is empty: no train customer without default"
-    if files is None or why is not None:
-        table, importance = SCHEMA.empty_table(), {"explained": False, "why": why, "families": [], "features": []}
-    else:
-        features = read_features(inputs_of(files), ["customer_id", "as_of"], pc.field("months_back") == 0)
-        table, importance = run(files, features, params, language)
     fresh(OUT)
-    pq.write_table(table, OUT / "reasons.parquet", compression="zstd")
-    write_json(OUT / "global.json", importance)
-    say("explain", why or "reasons", reasons=table.num_rows, customers=importance.get("customers", 0))
+    (OUT / "pictures").mkdir()
+    written, importances = 0, {"explained": False, "why": why, "families": [], "features": []}
+    held: dict[str, Any] = {"customers": 0, "why": why}
+    model = (
+        None
+        if files is None or why is not None
+        else Explainer.of(files, params.least_points, params.engine, parameters.language())
+    )
+    engine = spark_session.chosen() if model is not None else None
+    if files is not None and model is not None:
+        rows = rows_scored(inputs_of(files))
+        names = [term.feature for term in model.terms]
+        if engine is not None:
+            written, importances = run_over_partitions(engine, model, files, params)
+        else:
+            with Reasons(OUT / "reasons.parquet") as table:
+                written, importances = run(model, customers(rows, names, params.rows_at_a_time), table.write)
+        held, shown = tried(model, rows, files, params)
+        for name, content in shown.items():
+            (OUT / "pictures" / name).write_bytes(content)
+    else:
+        pq.write_table(SCHEMA.empty_table(), OUT / "reasons.parquet", compression="zstd")
+    write_json(OUT / "global.json", importances)
+    write_json(OUT / "soundness.json", held)
+    say("explain", why or "reasons", reasons=written, customers=importances.get("customers", 0))
+    for line in told(held):
+        say("explain", line)
+
+
+def told(held: dict[str, Any]) -> list[str]:
+    """Return in sentences whether reasons hold."""
+    if "counterfactual" not in held:
+        return []
+    taken, agreed, lines = held["counterfactual"], held["agreement"], []
+    if taken["reasons"]:
+        lines.append(
+            f"put at its typical value, a reason's feature lowers the risk in {taken['feature']['lowered']:.1%} of "
+            f"{taken['reasons']:,} reasons, its whole family in {taken['family']['lowered']:.1%}"
+        )
+    if not agreed["measured"]:
+        lines.append(f"agreement between seeds not measured: {agreed['why']}")
+    elif agreed["all"]["first"] is not None:
+        lines.append(
+            f"{agreed['refits']} models of other seeds name the same first reason for {agreed['all']['first']:.1%} of "
+            f"the customers (by chance {agreed['all']['first_by_chance']:.1%}), and share "
+            f"{agreed['all']['shared']:.1%} of all reasons"
+        )
+    return lines
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from pydantic import Field, PositiveInt
 
 from features.errors import ConfigurationRefused, DataRefused, Problem
 from pipeline.catalogue_page import page
-from pipeline.on_spark import SparkEngine
 from pipeline.params import Section
+from pipeline.spark_session import SparkEngine
 from pipeline.stage import execute, fresh, say, write_json
 
 INGEST, OBSERVE, OUT = Path("data/ingest"), Path("data/observe"), Path("data/featurise")

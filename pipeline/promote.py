@@ -233,19 +233,10 @@ def _lay_out(files: dict[str, bytes], version: str, source: str, *, experiment: 
     bundle.write(bundle.SCORER, files, model_version=version, source=source, experiment=experiment)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested values as dotted names."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
-
-
 def _track(params: Params, source: str, verdict: dict[str, Any], evaluated: dict[str, Any]) -> None:
     """Log the training run from the files of the stages before."""
-    tuned = _flat(read_json(Path("data/tune/parameters.json")))
-    figures = {key: float(value) for key, value in _flat(evaluated).items() if type(value) in (int, float)}
+    tuned = tracking.flat(read_json(Path("data/tune/parameters.json")))
+    figures = {key: float(value) for key, value in tracking.flat(evaluated).items() if type(value) in (int, float)}
     folder = Path("data/promote/scorer")
     if not verdict["experiment"]:
         folder = bundle.BUNDLES / source / verdict["candidate"]

@@ -32,6 +32,7 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 
 TABLE = Path("data/decide/table.parquet")
 SCORER = Path("data/promote/scorer")
+SOUNDNESS = Path("data/explain/soundness.json")
 STATEMENT = """\
 -- The model as one statement, for DuckDB and PostgreSQL: PD with interval, score and grade of each row of `features`,
 -- a table or view with customer_id, as_of and the model's features under their names, say
@@ -293,6 +294,8 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
     tags = {f"bellwether.{name}": str(value) for name, value in facts.items()}
     quality = read_json(Path("data/ingest/quality.json"))["totals"]  # rows by what became of them, and by broken rule
     numbers |= {f"ingest.{name}".replace(":", "."): float(count) for name, count in quality.items()}
+    held = tracking.flat(read_json(SOUNDNESS), "explain")  # shares are figures, whole numbers say on how many
+    numbers |= {name: value for name, value in held.items() if type(value) is float}
     tracking.log_publication(
         source=facts["source"],
         registry=read_json(Path("data/promote/verdict.json"))["registry"],
@@ -301,6 +304,7 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
         tags=tags
         | {"bellwether.candidate": facts["model_version"], "git_commit": tracking.git_commit()}
         | tracking.dvc_hashes(),
+        params={name: str(value) for name, value in held.items() if type(value) is int},
         metrics=numbers | {"customers": float(table.num_rows)},
         artifacts=(version / "manifest.json", version / "report" / "index.html", Path("data/ingest/quality.json")),
     )

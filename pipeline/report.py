@@ -1,11 +1,13 @@
-"""report: one page that a risk committee can read, print and keep; from files alone, without network or scripts.
+"""report: a page that a risk committee can read, print and keep; from files alone, without network or scripts.
 
-Everything shown stands in `figures.json` beside the page: the figures and checks of `monitor`, and the customers with
-most at stake. Words are in `templates/words.yaml` in English and Chinese; pictures are drawn by `charts`.
+Everything shown stands in `figures.json` beside the page: the figures and checks of `monitor`, the customers with most
+at stake, and what `explain` found. A second page, `explanation.html`, shows what the model makes of its features. Words
+are in `templates/words.yaml` in English and Chinese; pictures are drawn by `charts`, those of features by `explain`.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from pathlib import Path
@@ -15,7 +17,7 @@ import yaml
 
 from models import portfolio
 from pipeline import charts
-from pipeline.monitor import frame, plain
+from pipeline.monitor import frame, plain, record
 from pipeline.params import Section, language
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
@@ -182,14 +184,44 @@ def pictures(figures: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
     return {name: (words[name.removeprefix("model_").removeprefix("realised_")], svg) for name, svg in drawn.items()}
 
 
-def page(figures: dict[str, Any], checks: list[dict[str, Any]], worst: list[dict[str, Any]], tongue: str) -> str:
-    """Return the page as HTML text in language `tongue` (en or zh); every text from data is escaped by the template."""
+def reasons_told() -> dict[str, Any]:
+    """Return what `explain` left: what weighs in the whole book, and whether reasons hold; empty where nothing is."""
+    told = record(DATA / "explain/global.json")
+    return {**told, "soundness": record(DATA / "explain/soundness.json")} if told.get("explained") else {}
+
+
+def embedded(folder: Path) -> dict[str, str]:
+    """Return PNG files as data addresses by their name without ending, so that a page holds its pictures itself."""
+    return {
+        path.stem: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        for path in sorted(folder.glob("*.png"))
+    }
+
+
+def rendered(template: str, tongue: str, **values: Any) -> str:
+    """Return a page in language `tongue` (en or zh); every text from data is escaped by the template."""
     from jinja2 import Environment, FileSystemLoader
 
-    pairs = yaml.safe_load((TEMPLATES / "words.yaml").read_text(encoding="utf-8"))
-    words = {key: pair[0 if tongue == "en" else 1] for key, pair in pairs.items()}
     env = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     env.filters.update(pct=percent, money=money, num=number, fix=fixed)
+    return env.get_template(template).render(tongue=tongue, **values)
+
+
+def words_in(tongue: str) -> dict[str, str]:
+    """Return the pages' words by key in language `tongue` (en or zh)."""
+    pairs = yaml.safe_load((TEMPLATES / "words.yaml").read_text(encoding="utf-8"))
+    return {key: pair[0 if tongue == "en" else 1] for key, pair in pairs.items()}
+
+
+def page(
+    figures: dict[str, Any],
+    checks: list[dict[str, Any]],
+    worst: list[dict[str, Any]],
+    why: dict[str, Any],
+    words: dict[str, str],
+    tongue: str,
+) -> str:
+    """Return the report as HTML text in language `tongue` (en or zh). why: of `reasons_told`."""
     order = {"stop": 0, "warn": 1, "note": 2}
     suffix = "" if tongue == "en" else "_zh"
     shown = [
@@ -200,13 +232,15 @@ def page(figures: dict[str, Any], checks: list[dict[str, Any]], worst: list[dict
         }
         for c in sorted(checks, key=lambda c: (order[c["severity"]], c["code"]))
     ]
-    return env.get_template("index.html.j2").render(
+    return rendered(
+        "index.html.j2",
+        tongue,
         w=words,
-        tongue=tongue,
         f=figures,
         checks=shown,
         verdict=verdict(figures, checks, words),
         worst=worst,
+        why=why,
         chart=pictures(figures, words),
         evaluate=flat(figures["evaluate"]),
         spark=charts.spark,
@@ -214,14 +248,18 @@ def page(figures: dict[str, Any], checks: list[dict[str, Any]], worst: list[dict
 
 
 def main() -> None:
-    """Read what monitor and decide left, write the page and its figures."""
+    """Read what monitor, decide and explain left, write the pages and their figures."""
     params, tongue = Params.load(), language()
     figures, checks = read_json(DATA / "monitor/figures.json"), read_json(DATA / "monitor/checks.json")
-    worst = worst_customers(params.worst_customers)
-    text = page(figures, checks, worst, tongue)
+    worst, why, words = worst_customers(params.worst_customers), reasons_told(), words_in(tongue)
+    text = page(figures, checks, worst, why, words, tongue)
     fresh(OUT)
     (OUT / "index.html").write_text(text, encoding="utf-8")
-    write_json(OUT / "figures.json", {**figures, "checks": checks, "worst": worst})
+    write_json(OUT / "figures.json", {**figures, "checks": checks, "worst": worst, "reasons": why})
+    if why:
+        shown = embedded(DATA / "explain/pictures")
+        second = rendered("explanation.html.j2", tongue, w=words, run=figures["run"], why=why, picture=shown)
+        (OUT / "explanation.html").write_text(second, encoding="utf-8")
     say("report", "page written", kilobytes=len(text.encode()) // 1024, customers=len(worst), checks=len(checks))
 
 

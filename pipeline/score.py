@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from features.errors import IntegrityRefused, Problem
+from features.expressions import name as quoted
 from models.inputs import otherwise_defined
-from pipeline import bundle, records
+from pipeline import bundle, over_partitions, records, spark_session
 from pipeline.fingerprint import row_key
 from pipeline.params import Section
-from pipeline.stage import execute, fresh, read_json, say, write_json
+from pipeline.stage import execute, fresh, parquet, read_json, say, write_json
 
 FEATURES = Path("data/featurise/scoring/features.parquet")
 CATALOGUE = Path("data/featurise/catalogue.parquet")
@@ -102,6 +103,16 @@ def read_features(inputs: list[dict[str, Any]], keys: list[str], filters: Any = 
     return records.beside(table, pq.read_table(OUT / "records.parquet", columns=["customer_id", "as_of", *made]))
 
 
+def rows_scored(inputs: list[dict[str, Any]]) -> str:
+    """Return the same for DuckDB to read: features of all scored rows, child records' scores beside them."""
+    features = f"read_parquet('{parquet(FEATURES)}')"
+    made = [quoted(each["name"]) for each in inputs if each["kind"] == "record"]
+    if not made:
+        return features
+    scores = f"(select customer_id, as_of, {', '.join(made)} from read_parquet('{OUT / 'records.parquet'}'))"
+    return f"(from {features} left join {scores} using (customer_id, as_of))"
+
+
 def in_training(rows: pa.Table, keys: pa.Table) -> np.ndarray:
     """Return whether each row (customer_id, as_of) trained the model: its SHA-256 stands among `keys`."""
     import duckdb
@@ -146,6 +157,11 @@ def run(files: dict[str, bytes], features: pa.Table, rows_at_a_time: int) -> pa.
     return pa.concat_tables(parts).combine_chunks()
 
 
+def answers(files: dict[str, bytes], rows_at_a_time: int) -> over_partitions.Answer:
+    """Return what an executor answers with."""
+    return lambda rows: run(files, rows, rows_at_a_time)
+
+
 def main() -> None:
     """Score every row of data/featurise/scoring, or write an empty table where there is no scorer."""
     from models.scorer import Scorer
@@ -169,8 +185,17 @@ def main() -> None:
             Scorer.from_files(files), pq.read_table(FEATURES, columns=["customer_id", "as_of"]), FEATURES.parent
         )
         pq.write_table(made, OUT / "records.parquet", compression="zstd")
-    scores = run(files, read_features(inputs, list(KEYS)), params.rows_at_a_time)
-    pq.write_table(scores, OUT / "scores.parquet", compression="zstd")
+    if engine := spark_session.chosen():
+        place = (OUT / "scores.parquet").relative_to("data").as_posix()
+        columns = [*KEYS, *(each["name"] for each in inputs)]
+        arguments = (files, params.rows_at_a_time)
+        over_partitions.write(
+            engine, columns, "pipeline.score:answers", arguments, SCHEMA, place, rows_at_a_time=params.rows_at_a_time
+        )
+        scores = pq.read_table(OUT / "scores.parquet", columns=["months_back", "in_training", "pd"])
+    else:
+        scores = run(files, read_features(inputs, list(KEYS)), params.rows_at_a_time)
+        pq.write_table(scores, OUT / "scores.parquet", compression="zstd")
     now = scores.filter(pc.equal(scores["months_back"], 0))
     given = any("minimum" in each for each in inputs) or all(each["kind"] == "categorical" for each in inputs)
     summary = {

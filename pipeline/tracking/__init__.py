@@ -82,6 +82,15 @@ def dvc_hashes() -> dict[str, str]:
     }
 
 
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted names."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        k: v for key, part in value.items() for k, v in flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
 @contextmanager
 def _service(*, strict: bool) -> Iterator[None]:
     """Let a run survive its tracking store: one line where it is away, a refusal (exit code 8) in strict mode."""
@@ -223,8 +232,8 @@ def mirror_champion(source: str, registry: str, champion: str, *, strict: bool) 
 
 
 def log_publication(
-    *, source: str, registry: str, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float],
-    artifacts: tuple[Path, ...], strict: bool,
+    *, source: str, registry: str, run_id: str, tags: Mapping[str, str], params: Mapping[str, str],
+    metrics: Mapping[str, float], artifacts: tuple[Path, ...], strict: bool,
 ) -> None:  # fmt: skip
     """Log one publication once, linked to its training run by the tag `bellwether.candidate`."""
     with _service(strict=strict):
@@ -237,6 +246,7 @@ def log_publication(
         with mlflow.start_run(experiment_id=experiment_id, run_name=f"publish {run_id[:8]}"):
             kind = {"bellwether.kind": "publication", "bellwether.publication": run_id}
             mlflow.set_tags(dict(tags) | ANONYMOUS | kind)
+            mlflow.log_params(dict(params))
             mlflow.log_metrics(dict(metrics))
             for path in artifacts:
                 if path.exists():

@@ -29,9 +29,9 @@ def session() -> object:
     """Return this process's session; without Java the test is skipped."""
     if shutil.which("java") is None:
         pytest.skip("Spark needs Java")
-    from pipeline import on_spark
+    from pipeline import spark_session
 
-    return on_spark.session(on_spark.SparkEngine(spark="local[1]", config=SMALL))
+    return spark_session.session(spark_session.SparkEngine(spark="local[1]", config=SMALL))
 
 
 def matrix_on_spark(

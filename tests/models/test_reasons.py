@@ -128,6 +128,7 @@ def test_typical_is_the_median_or_the_most_frequent():
     ("unit", "value", "english", "chinese"),
     [
         ("share", 0.1234, "12.3%", "12.3%"), ("share a month", -0.02, "-2% a month", "-2%/月"), ("days", 3.0, "3 days", "3天"),
+        ("days", 1.0, "1 day", "1天"), ("years", -1.0, "-1 year", "-1年"),
         ("months", 1.5, "1.5 months", "1.5个月"), ("money", 1234567.0, "1,235,000", "1,235,000"), ("count", 0.0, "0", "0"),
         ("", 0.01234, "0.0123", "0.0123"), ("", -0.0, "0", "0"), ("", 1999.0, "1999", "1999"), ("points", 7.25, "7.25 points", "7.25 points"),
     ],

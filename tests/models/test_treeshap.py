@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import re
 
 import lightgbm as lgb
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models import treeshap
 from models.treeshap import Forest, NotApplicable, contributions
 
 FIXED = {"objective": "binary", "deterministic": True, "force_row_wise": True, "num_threads": 1, "verbosity": -1}
@@ -33,27 +36,70 @@ def grown(seed: int, *, rows: int = 400, inputs: int = 6, trees: int = 5, **give
     return booster, asked
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def explained(booster, asked, *, tabulated):
+    """Return the kernel's values, by tables or row by row, whatever the number of rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(treeshap, "TABULATED", 0 if tabulated else len(asked) + 1)
+        return Forest.from_text(booster.model_to_string()).contributions(asked)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    seed=st.integers(0, 10_000), missing=st.sampled_from(sorted(MISSING)), leaves=st.sampled_from([2, 3, 8, 31, 127]),
+    seed=st.integers(0, 10_000), missing=st.sampled_from(sorted(MISSING)), tabulated=st.booleans(),
+    leaves=st.one_of(st.sampled_from([2, 3, 8, 31, 127]), st.integers(2, 300)), inputs=st.integers(3, 24),
     trees=st.integers(1, 12), monotone=st.booleans(), rate=st.sampled_from([0.05, 0.7]),
 )  # fmt: skip
-def test_equals_pred_contrib(seed, missing, leaves, trees, monotone, rate):
+def test_equals_pred_contrib(seed, missing, tabulated, leaves, inputs, trees, monotone, rate):
     """Random models and inputs: every missing type, zeros, infinities, monotone trees, stumps and deep trees."""
-    constraints = {"monotone_constraints": [1, 0, -1, 0, 0, 0]} if monotone else {}
-    booster, asked = grown(seed, trees=trees, num_leaves=leaves, learning_rate=rate, **constraints, **MISSING[missing])
+    constraints = {"monotone_constraints": [1, 0, -1, *[0] * (inputs - 3)]} if monotone else {}
+    booster, asked = grown(
+        seed, inputs=inputs, trees=trees, num_leaves=leaves, learning_rate=rate, **constraints, **MISSING[missing]
+    )
     expected = booster.predict(asked, pred_contrib=True)
-    found = Forest.from_text(booster.model_to_string()).contributions(asked)
+    found = explained(booster, asked, tabulated=tabulated)
     assert np.abs(found - expected).max() < 1e-9
     assert np.abs(found.sum(axis=1) - booster.predict(asked, raw_score=True)).max() < 1e-9
 
 
-def test_equals_pred_contrib_on_three_hundred_leaves_and_deep_chains():
-    """A path that meets the same input many times, and one with every input."""
+@pytest.mark.parametrize("tabulated", [True, False])
+def test_equals_pred_contrib_on_three_hundred_leaves(tabulated):
+    """A path that meets the same input many times, and one with more inputs than a table has bits."""
     booster, asked = grown(3, rows=2000, inputs=25, trees=3, num_leaves=300, max_depth=-1, min_gain_to_split=0)
     expected = booster.predict(asked, pred_contrib=True)
-    assert np.abs(contributions(booster, asked) - expected).max() < 1e-9
-    assert int(np.diff(Forest.from_text(booster.model_to_string()).path_start).max()) > 10
+    assert np.abs(explained(booster, asked, tabulated=tabulated) - expected).max() < 1e-9
+    plan = Forest.from_text(booster.model_to_string()).plan
+    assert int(np.diff(plan.path_start).max()) > treeshap.ALONE
+    assert set(plan.group_table.tolist()) == {0, 1}
+
+
+def chain(tmp_path, inputs):
+    """Return a booster of one tree that asks one input after the other along a chain, and its rows."""
+    split: dict = {}
+    for feature in reversed(range(inputs)):
+        split = {"feature": feature, "threshold": 0.05, **({"right": split} if split else {})}
+    (tmp_path / "splits.json").write_text(json.dumps(split))
+    rng = np.random.default_rng(1)
+    matrix = rng.random((4000, inputs))
+    given = {"num_leaves": inputs + 1, "min_data_in_leaf": 1, "forcedsplits_filename": str(tmp_path / "splits.json")}
+    outcome = (matrix.min(axis=1) > 0.02).astype(int)
+    return lgb.train({**FIXED, **given}, lgb.Dataset(matrix, outcome), 1), matrix
+
+
+@pytest.mark.parametrize("tabulated", [True, False])
+def test_equals_pred_contrib_on_a_deep_chain(tmp_path, tabulated):
+    """Forty inputs on one path: the longest that were ever seen have half as many."""
+    booster, matrix = chain(tmp_path, 40)
+    found = explained(booster, matrix[:300], tabulated=tabulated)
+    assert int(np.diff(Forest.from_text(booster.model_to_string()).plan.path_start).max()) >= 40
+    assert np.abs(found - booster.predict(matrix[:300], pred_contrib=True)).max() < 1e-9
+
+
+def test_lightgbm_is_asked_where_a_path_is_too_long(tmp_path):
+    """Seventy inputs on one path: more than a state has bits."""
+    booster, matrix = chain(tmp_path, 70)
+    with pytest.raises(NotApplicable, match="at most 62 inputs on a path"):
+        Forest.from_text(booster.model_to_string())
+    assert np.array_equal(contributions(booster, matrix[:20]), booster.predict(matrix[:20], pred_contrib=True))
 
 
 def test_trees_of_one_leaf_move_the_bias_alone():
@@ -97,14 +143,32 @@ def test_equals_the_definition_of_the_shapley_value():
             assert values[feature] == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it():
-    """Any order and any size of block gives the same bits: 1, 127, 129 and all rows."""
-    booster, asked = grown(5, num_leaves=31)
-    whole = contributions(booster, asked)
+def test_a_row_does_not_depend_on_the_rows_beside_it(monkeypatch):
+    """Any order, any number of rows, any way and in any pieces, the same bits: 1, 127, 129 and all rows."""
+    booster, asked = grown(5, rows=4100, inputs=20, num_leaves=60)
+    whole = contributions(booster, asked)  # by tables, which few rows do without
+    assert len(asked) >= treeshap.TABULATED
     order = np.random.default_rng(0).permutation(len(asked))
     assert np.array_equal(contributions(booster, asked[order]), whole[order])
     for size in (1, 127, 129):
         assert np.array_equal(contributions(booster, asked[:size]), whole[:size])
+    for name, value in (("THREADS", 3), ("STRIP", 100), ("ROWS", 333), ("TABULATED", 300), ("TABLES", 5000)):
+        monkeypatch.setattr(treeshap, name, value)
+        assert np.array_equal(contributions(booster, asked), whole), name
+
+
+def test_the_order_of_inputs_does_not_matter():
+    """The same trees over inputs in another order give the same values, in that order."""
+    booster, asked = grown(6, num_leaves=31)
+    order = np.random.default_rng(1).permutation(6)
+    place = np.argsort(order)
+
+    def moved(match):
+        return "split_feature=" + " ".join(str(place[int(number)]) for number in match.group(1).split())
+
+    text = re.sub(r"^split_feature=(.+)$", moved, booster.model_to_string(), flags=re.MULTILINE)
+    found = Forest.from_text(text).contributions(asked[:, order])
+    assert np.array_equal(found[:, :-1], Forest.from_text(booster.model_to_string()).contributions(asked)[:, order])
 
 
 def test_no_rows_give_no_rows():

@@ -30,6 +30,7 @@ from pipeline import bundle, decide, explain, score, what_if
 from pipeline.__main__ import main
 
 ROOT = Path(__file__).parents[2]
+DRAWN = explain.pictures.drawn
 CUSTOMERS, DATES = 120, 13
 MONTHS = [np.datetime64("2026-01") - back for back in range(DATES)]
 CATALOGUE = pd.DataFrame(
@@ -157,6 +158,7 @@ def here(book, tmp_path, monkeypatch):
     folder = tmp_path / "work"
     shutil.copytree(book, folder)
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(explain.pictures, "drawn", lambda *_: {})  # a second and a half each time
     return folder
 
 
@@ -243,9 +245,10 @@ def test_reasons_add_up_to_the_margin(here):
     scorer = Scorer.from_files(files)
     frame = pq.read_table(score.FEATURES, filters=pc.field("months_back") == 0).to_pandas()
     reference = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
-    found = explain.contributions(scorer, scorer.matrix(frame), "kernel")
-    assert np.abs(found - explain.contributions(scorer, scorer.matrix(frame), "lightgbm")).max() < 1e-9
-    usual = explain.contributions(scorer, scorer.matrix(reference), "lightgbm")
+    found = explain.contributor(scorer.booster, "kernel")(scorer.matrix(frame))
+    lightgbms = explain.contributor(scorer.booster, "lightgbm")
+    assert np.abs(found - lightgbms(scorer.matrix(frame))).max() < 1e-9
+    usual = lightgbms(scorer.matrix(reference))
     gap = scorer.margins(frame) - scorer.margins(reference).mean()
     assert np.abs((found - usual.mean(axis=0)).sum(axis=1) - gap).max() < 1e-9
 
@@ -267,6 +270,41 @@ def test_reasons_are_different_families_and_reach_the_table(here):
     families = json.loads(Path("data/explain/global.json").read_text())["families"]
     weights = [family["importance"] for family in families]
     assert weights == sorted(weights, reverse=True)
+
+
+def test_it_is_measured_whether_reasons_hold(here, monkeypatch):
+    """With the rows that trained the model: agreement and counterfactual; without them, the reason why not."""
+    explain.main()
+    held = json.loads(Path("data/explain/soundness.json").read_text())
+    assert held["customers"] == CUSTOMERS
+    assert held["agreement"] == {"measured": False, "why": "there are no training rows"}
+    assert held["counterfactual"]["reasons"] == pq.read_table("data/explain/reasons.parquet").num_rows
+    assert held["counterfactual"]["feature"]["lowered"] > 0.8
+    frame = rows(7).drop(columns="months_back")
+    frame["outcome"] = (frame["use"].fillna(0.5) * 2 + frame["late"].fillna(0) / 30 > 2).astype("int8")
+    Path("data/featurise/training").mkdir()
+    Path("data/select").mkdir()
+    Path("data/select/features.json").write_text('{"split": {"kind": "random", "horizon_months": 12}}')
+    frame["as_of"] = frame["as_of"].astype("datetime64[ms]")
+    frame.to_parquet(explain.TRAINING)
+    files = bundle.read(bundle.SCORER)
+    text = frame["as_of"].dt.strftime("%Y-%m-%d")
+    keys = [hashlib.sha256(f"{c}|{d}".encode()).hexdigest() for c, d in zip(frame["customer_id"], text, strict=True)]
+    files["trained_on.parquet"] = parquet(pa.table({"key": sorted(keys)}))
+    bundle.write(bundle.SCORER, files, model_version="m1", source="simulated", experiment=False)
+    monkeypatch.setattr(explain.pictures, "drawn", DRAWN)
+    Path("params.yaml").write_text("source: simulated\nexplain: {refit_rows: 400, tried_customers: 50}\n")
+    explain.main()
+    held = json.loads(Path("data/explain/soundness.json").read_text())
+    agreed = held["agreement"]
+    assert held["customers"] == 50
+    assert agreed["train_rows"] == 400 // DATES * DATES  # whole customers
+    assert agreed["train_rows_of_model"] == len(frame)
+    assert agreed["all"]["first_by_chance"] < agreed["all"]["first"] <= agreed["all"]["first_among_four"] <= 1
+    before = content("data/explain")
+    assert {"families.png", "beeswarm.png", "dependence_1.png"} <= {Path(name).name for name in before}
+    explain.main()
+    assert content("data/explain") == before
 
 
 def test_chinese(here):

@@ -19,8 +19,8 @@ from servers import free_port
 from workspaces import ROOT, Workspace, copy_project
 
 from features.errors import ConfigurationRefused
-from pipeline import on_spark
-from pipeline.on_spark import SparkEngine
+from pipeline import spark_session
+from pipeline.spark_session import SparkEngine
 from tests.features.on_spark import differences
 
 TABLES = ("training/features.parquet", "scoring/features.parquet", "scoring/position.parquet", "catalogue.parquet")
@@ -54,12 +54,12 @@ def test_without_java_or_pyspark_the_setting_is_refused(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(ConfigurationRefused, match="Java") as refused:
-        on_spark.session(SparkEngine(spark="local[1]"))
+        spark_session.session(SparkEngine(spark="local[1]"))
     assert refused.value.exit_code == 4
     for name in ("pyspark", "pyspark.errors", "pyspark.sql"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigurationRefused, match="pyspark"):
-        on_spark.session(SparkEngine(spark="local[1]"))
+        spark_session.session(SparkEngine(spark="local[1]"))
 
 
 def test_the_default_install_and_engine_are_without_spark():
@@ -85,6 +85,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             "sources": {"simulated": {"train": {"until": None}}},
             "select": {"min_bads": 3},
             "tune": {"trials": 2},
+            "evaluate": {"repeats": 1, "folds": 2},
             "featurise": {"observations_at_once": 400},
         }
     )
@@ -128,10 +129,11 @@ def test_a_run_on_spark_publishes_what_duckdb_publishes(world):
     shutil.copytree(world.folder / "data/by_duckdb", world.folder / "data/featurise")
     for name in later:
         stage(world, name)
-    tables = ("score/scores.parquet", "decide/table.parquet")
+    tables = ("score/scores.parquet", "explain/reasons.parquet", "decide/table.parquet")
     expected = {name: pq.read_table(world.folder / "data" / name).to_pylist() for name in tables}
     figures = json.loads((world.folder / "data/monitor/figures.json").read_text())
-    assert any(row["pd"] is not None for row in expected["decide/table.parquet"])
+    weights = (world.folder / "data/explain/global.json").read_bytes()
+    assert any(row["pd_12m"] is not None for row in expected["decide/table.parquet"])
     for name in ("promote",):
         shutil.rmtree(world.folder / "data" / name)
     shutil.rmtree(world.folder / "mlruns", ignore_errors=True)
@@ -145,6 +147,16 @@ def test_a_run_on_spark_publishes_what_duckdb_publishes(world):
     assert sum(path.stat().st_size for path in features.iterdir()) > 1_000_000
     for name in later:
         stage(world, name)
+    for name in tables[:2]:
+        assert len(list((world.folder / "data" / name).iterdir())) == 2  # written by the executors, a partition a file
+    differ = [
+        line
+        for line in zip(
+            weights.splitlines(), (world.folder / "data/explain/global.json").read_bytes().splitlines(), strict=True
+        )
+        if line[0] != line[1]
+    ]
+    assert not differ
     for name in tables:
         made = pq.read_table(world.folder / "data" / name).to_pylist()
         for left, right in zip(expected[name], made, strict=True):

@@ -24,7 +24,8 @@ BESIDES = {
     "tune": {"source"},  # the journal is kept by source
     "calibrate": {"decide.policy"},  # which states the long-run default rate
     "promote": {"source"},
-    "explain": {"language"},
+    "score": {"featurise.engine"},  # on Spark, executors score
+    "explain": {"language", "featurise.engine"},
     "decide": {"language"},
     "monitor": {"source"},
     "report": {"language"},

@@ -330,9 +330,9 @@ def test_every_word_of_the_template_exists_in_both_languages():
     from pipeline.report import TEMPLATES
 
     words = yaml.safe_load((TEMPLATES / "words.yaml").read_text(encoding="utf-8"))
-    template = (TEMPLATES / "index.html.j2").read_text(encoding="utf-8")
+    template = "".join((TEMPLATES / name).read_text("utf-8") for name in ("index.html.j2", "explanation.html.j2"))
     used = set(re.findall(r"\bw\.(\w+)", template)) | set(re.findall(r"\bw\[\"(\w+)\"\]", template))
-    used |= {f"nav_{n}" for n in ("verdict", "portfolio", "worst", "model", "data", "labels", "truth")}
+    used |= {f"nav_{n}" for n in ("verdict", "portfolio", "worst", "reasons", "model", "data", "labels", "truth")}
     assert used <= set(words)
     assert not [key for key in set(re.findall(r"\bw\.(\w+)", template)) if hasattr({}, key)]
     for key, pair in words.items():
@@ -377,6 +377,55 @@ def test_same_input_same_bytes(run, monkeypatch):
     first = [(run / n).read_bytes() for n in names]
     run_stages(run, monkeypatch)
     assert first == [(run / n).read_bytes() for n in names]
+
+
+def leave_explained(data: Path) -> None:
+    """Write what explain leaves of two families and one picture; names and sentences are nasty."""
+    row = {"feature": NASTY, "family": "use", "sentence": NASTY, "typical": "<b>3", "importance": 0.25}
+    families = [{"family": "use", "importance": 0.25}, {"family": "late", "importance": 0.1}]
+    told = {"explained": True, "families": families, "features": [row], "reference": {"rows": 1234}}
+    shares = {"lowered": 0.821, "unchanged": 0.1, "raised": 0.079, "first_lowered": 0.9, "points": 3.25}
+    agreed = {"first": 0.8125, "first_by_chance": 0.2, "first_among_four": 0.95, "shared": 0.75}
+    write_json(data / "explain/global.json", told)
+    write_json(
+        data / "explain/soundness.json",
+        {
+            "customers": 777, "counterfactual": {"reasons": 2222, "feature": shares, "family": shares},
+            "agreement": {"measured": True, "refits": 3, "train_rows": 500, "train_rows_of_model": 900,
+                          "all": agreed, "riskiest_tenth": agreed},
+        },
+    )  # fmt: skip
+    (data / "explain/pictures").mkdir()
+    (data / "explain/pictures/beeswarm.png").write_bytes(b"\x89PNG")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_pages_say_why_and_whether_reasons_hold(run, monkeypatch, language):
+    """Shares of agreement and counterfactual on the page, pictures and typical values on a second; no text as markup."""
+    plain_page = run_stages(run, monkeypatch)[2]
+    assert not (run / "data/report/explanation.html").exists()
+    assert "81.2%" not in plain_page
+    (run / "params.yaml").write_text((run / "params.yaml").read_text().replace("language: en", f"language: {language}"))
+    leave_explained(run / "data")
+    text = run_stages(run, monkeypatch)[2]
+    for told in ("81.2%", "82.1%", "2,222", "777", 'href="explanation.html"'):
+        assert told in text, told
+    second = (run / "data/report/explanation.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64,iVBORw==" in second
+    for one in (text, second):
+        assert NASTY not in one
+        assert not [tag for tag, _ in Page(one).tags if tag == "script"]
+    assert "1,234" in second
+    assert json.loads((run / "data/report/figures.json").read_text())["reasons"]["soundness"]["customers"] == 777
+
+
+def test_agreement_that_was_not_measured_is_said_to_be(run, monkeypatch):
+    """With the reason, in place of figures."""
+    leave_explained(run / "data")
+    path = run / "data/explain/soundness.json"
+    held = json.loads(path.read_text())
+    write_json(path, {**held, "agreement": {"measured": False, "why": "there are no training rows"}})
+    assert "was not measured: there are no training rows." in run_stages(run, monkeypatch)[2]
 
 
 @pytest.mark.parametrize("lost", [
