@@ -58,7 +58,9 @@ class Records:
     def definition_hash(self) -> str:
         """16 hex digits that change when the rows or what they carry change."""
         columns = (*self.numeric, "", *self.categorical)
-        return digest(self.table, *self.sources, str(self.newest), *columns, code_of(newest_rows), code_of(_ages))
+        return digest(
+            self.table, *self.sources, str(self.newest), *columns, code_of(newest_rows), code_of(_ages), code_of(_days)
+        )
 
     def catalogue(self) -> list[dict[str, Any]]:
         """Return one record a score that models make of these rows: the columns of catalogue.parquet.
