@@ -118,7 +118,7 @@ def typical_point(matrix: Floats, values: pd.DataFrame, terms: Sequence[Term]) -
         column = matrix[:, place]
         if missing.mean() > 0.5:
             point[place] = column[missing][0]
-        elif term.kind == "numeric":
+        elif term.kind != "categorical":
             point[place] = np.median(column[~missing])
         else:
             levels = values[term.feature].astype(str).to_numpy(dtype=object)
