@@ -1,9 +1,10 @@
-"""Whether reasons hold: what the same model of another seed would have said, and what taking a reason away does.
+"""Whether reasons hold: what models of other seeds would have said, and what taking a reason away does.
 
-Agreement compares refits with each other, the same rows and parameters and other seeds: where they name other reasons,
-the reason is owed to the draw and not to the customer. The counterfactual puts a reason's input (or all inputs of its
-family) at what is typical in the reference and asks the model again: a reason that names what raised the risk lowers
-it. Both look at the margin, before calibration, which puts no customer before another.
+Agreement compares models of the same rows and parameters and other seeds: those that the model averages, each by
+itself, or refits. Where they name other reasons, the reason is owed to the draw and not to the customer. The
+counterfactual puts a reason's input (or all inputs of its family) at what is typical in the reference and asks the
+model again: a reason that names what raised the risk lowers it. Both look at the margin, before calibration, which puts
+no customer before another.
 """
 
 from __future__ import annotations
@@ -23,6 +24,24 @@ from models.scorer import Scorer
 NONE = -1  # in `named`: no such reason
 STRIDE = 101  # between the seeds of refits, as in training
 BEYOND = 1000  # refits take seeds from here on; the model itself took the first ones
+
+
+def seeds_averaged(booster: Any) -> int:
+    """Return how many models of other seeds, all of as many trees, a booster's text averages; 1: it is one model."""
+    rounds, trees = int(booster.params.get("num_iterations", 0)), booster.num_trees()
+    return trees // rounds if rounds and trees % rounds == 0 else 1
+
+
+def members(booster: Any, count: int) -> list[Any]:
+    """Return the models that a booster averages, one after the other; their leaves are worth 1 / `count` of their own.
+
+    count: of `seeds_averaged`.
+    """
+    import lightgbm
+
+    each = booster.num_trees() // count
+    texts = (booster.model_to_string(num_iteration=each, start_iteration=each * number) for number in range(count))
+    return [lightgbm.Booster(model_str=text) for text in texts]
 
 
 def refits(scorer: Scorer, panel: Panel, count: int) -> list[Any]:
@@ -99,7 +118,7 @@ def typical_point(matrix: Floats, values: pd.DataFrame, terms: Sequence[Term]) -
         column = matrix[:, place]
         if missing.mean() > 0.5:
             point[place] = column[missing][0]
-        elif term.kind == "numeric":
+        elif term.kind != "categorical":
             point[place] = np.median(column[~missing])
         else:
             levels = values[term.feature].astype(str).to_numpy(dtype=object)

@@ -45,8 +45,13 @@ class Params(Section):
     engine: Literal["kernel", "lightgbm"] = "kernel"  # lightgbm: its pred_contrib, slower, the same to 1e-9
     rows_at_a_time: int = Field(default=50_000, ge=1)
     tried_customers: int = Field(default=1000, ge=1)  # by hash: their reasons are compared, and taken away
-    refits: int = Field(default=3, ge=2, le=20)  # models of other seeds that are asked for the same reasons
+    refits: int = Field(default=2, ge=2, le=20)  # models of other seeds, where the model does not average some
     refit_rows: int = Field(default=20_000, ge=100)  # of the train rows, whole customers by hash
+
+
+def at_date(rows: str) -> str:
+    """Return as SQL the rows of the run's date: what is explained, and what reasons are tried on."""
+    return f"from {rows} where months_back = 0"
 
 
 def customers(rows: str, names: Sequence[str], rows_at_a_time: int) -> Iterator[pa.Table]:
@@ -131,11 +136,10 @@ def tried_rows(rows: str, names: Sequence[str], most: int) -> pd.DataFrame:
         ).df()
 
 
-def train_rows(files: dict[str, bytes], most: int) -> tuple[Panel | None, str | int]:
-    """Return at most `most` rows that trained the bundle, whole customers by hash, and how many rows trained it.
+def train_rows(files: dict[str, bytes], most: int) -> tuple[Panel | None, str]:
+    """Return at most `most` rows that trained the bundle, whole customers by hash; or None and why there are none.
 
-    They come from this run's training features, which may no longer hold what an older champion learned from: then
-    there is no panel, and the reason in place of the number.
+    They come from this run's training features, which may no longer hold what an older champion learned from.
     """
     import duckdb
 
@@ -165,7 +169,7 @@ def train_rows(files: dict[str, bytes], most: int) -> tuple[Panel | None, str | 
     if not 0 < frame["outcome"].mean() < 1:
         return None, "no rows that trained the model, or of one outcome only"
     frame = records.attached(frame, TRAINING.parent, record_inputs(inputs))
-    return panel(frame, carriers(inputs), plan["horizon_months"], in_time=plan["kind"] == "time"), keys.num_rows
+    return panel(frame, carriers(inputs), plan["horizon_months"], in_time=plan["kind"] == "time"), ""
 
 
 def tried(
@@ -186,19 +190,34 @@ def tried(
     family = np.array([families.index(term.family) for term in terms])
     point = soundness.typical_point(model.usual, model.rows, terms)
     taken = soundness.counterfactual(scorer.booster, matrix, ranked, family, point, model.scale.points_a_unit)
-    rows, known = train_rows(files, params.refit_rows)
-    if rows is None:
-        agreed: dict[str, Any] = {"measured": False, "why": known}
-    else:
-        others = [model.ranked(booster, matrix) for booster in soundness.refits(scorer, rows, params.refits)]
-        named = [soundness.named(each, len(matrix)) for each in others]
+    agreed, named = seeds(model, matrix, files, params)
+    if named:
         riskiest = np.argsort(-estimator.margins(scorer.booster, matrix), kind="stable")[: max(1, len(matrix) // 10)]
-        agreed = {
-            "measured": True, "refits": params.refits, "train_rows": len(rows), "train_rows_of_model": known,
-            "all": soundness.agreement(named),
-            "riskiest_tenth": soundness.agreement([each[riskiest] for each in named]),
-        }  # fmt: skip
+        agreed["all"] = soundness.agreement(named)
+        agreed["riskiest_tenth"] = soundness.agreement([each[riskiest] for each in named])
     return {"customers": len(matrix), "counterfactual": _rounded(taken), "agreement": _rounded(agreed)}, shown
+
+
+def seeds(
+    model: Explainer, matrix: np.ndarray, files: dict[str, bytes], params: Params
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Return of models of other seeds how they came about, and the reasons of these customers by each of them.
+
+    They are those that the model averages, where it averages some; otherwise refits, where its train rows are at hand.
+    """
+    booster = model.scorer.booster
+    known = pq.read_metadata(io.BytesIO(files["trained_on.parquet"])).num_rows
+    count = soundness.seeds_averaged(booster)
+    told = {"measured": True, "averaged": count > 1, "train_rows": known, "train_rows_of_model": known}
+    if count > 1:
+        return told | {"models": count}, [
+            model.named(each, matrix, count) for each in soundness.members(booster, count)
+        ]
+    rows, why = train_rows(files, params.refit_rows)
+    if rows is None:
+        return {"measured": False, "why": why}, []
+    others = soundness.refits(model.scorer, rows, params.refits)
+    return told | {"models": len(others), "train_rows": len(rows)}, [model.named(each, matrix) for each in others]
 
 
 def _rounded(value: Any) -> Any:
@@ -261,7 +280,7 @@ def told(held: dict[str, Any]) -> list[str]:
         lines.append(f"agreement between seeds not measured: {agreed['why']}")
     elif agreed["all"]["first"] is not None:
         lines.append(
-            f"{agreed['refits']} models of other seeds name the same first reason for {agreed['all']['first']:.1%} of "
+            f"{agreed['models']} models of other seeds name the same first reason for {agreed['all']['first']:.1%} of "
             f"the customers (by chance {agreed['all']['first_by_chance']:.1%}), and share "
             f"{agreed['all']['shared']:.1%} of all reasons"
         )

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from models import reasons
+from models import reasons, soundness
 from models.grades import Scale
 from models.scorer import Scorer
 from pipeline.over_partitions import Answer, marked
@@ -60,10 +60,11 @@ class Explainer:
         """Return what is usual by a booster over the bundle's inputs: its own, or a refit."""
         return reasons.Reference.of(contributions(self.usual), self.rows, self.terms, self.language)
 
-    def ranked(self, booster: Any, matrix: np.ndarray) -> reasons.Ranked:
-        """Return the reasons of some rows by a booster over the bundle's inputs."""
+    def named(self, booster: Any, matrix: np.ndarray, factor: int = 1) -> np.ndarray:
+        """Return some rows' reasons by a booster over the same inputs whose leaves are worth 1 / `factor` of theirs."""
         contributions = contributor(booster, self.engine)
-        return reasons.rank(contributions(matrix), self.terms, self.reference(contributions), self.least)
+        ranked = reasons.rank(contributions(matrix), self.terms, self.reference(contributions), self.least / factor)
+        return soundness.named(ranked, len(matrix))
 
 
 def contributor(booster: Any, engine: str) -> Contributor:

@@ -158,3 +158,18 @@ def test_refits_grow_as_the_model_did_with_seeds_of_their_own():
     margins = [booster.predict(matrix, raw_score=True) for booster in (scorer.booster, first, second)]
     assert np.corrcoef(margins).min() > 0.9
     assert text not in texts
+
+
+def test_the_models_that_are_averaged_come_apart_again():
+    """As many as there are seeds, in order, each a share of the whole; a model of one seed, or of odd trees, is one."""
+    scorer, rows, _ = scorer_and_rows()
+    booster = scorer.booster
+    assert soundness.seeds_averaged(booster) == 2
+    matrix = scorer.encoders.matrix(rows.features, scorer.inputs)
+    parts = [each.predict(matrix, raw_score=True) for each in soundness.members(booster, 2)]
+    assert np.abs(sum(parts) - booster.predict(matrix, raw_score=True)).max() < 1e-12
+    assert np.abs(parts[0] - parts[1]).max() > 0.01
+    alone = grown()[0]
+    assert soundness.seeds_averaged(lgb.Booster(model_str=alone.model_to_string())) == 1
+    odd = lgb.Booster(model_str=booster.model_to_string(num_iteration=23))
+    assert soundness.seeds_averaged(odd) == 1

@@ -332,6 +332,7 @@ def test_every_word_of_the_template_exists_in_both_languages():
     words = yaml.safe_load((TEMPLATES / "words.yaml").read_text(encoding="utf-8"))
     template = "".join((TEMPLATES / name).read_text("utf-8") for name in ("index.html.j2", "explanation.html.j2"))
     used = set(re.findall(r"\bw\.(\w+)", template)) | set(re.findall(r"\bw\[\"(\w+)\"\]", template))
+    used |= {"agreement_averaged", "agreement_refits"}
     used |= {f"nav_{n}" for n in ("verdict", "portfolio", "worst", "reasons", "model", "data", "labels", "truth")}
     assert used <= set(words)
     assert not [key for key in set(re.findall(r"\bw\.(\w+)", template)) if hasattr({}, key)]
@@ -391,7 +392,7 @@ def leave_explained(data: Path) -> None:
         data / "explain/soundness.json",
         {
             "customers": 777, "counterfactual": {"reasons": 2222, "feature": shares, "family": shares},
-            "agreement": {"measured": True, "refits": 3, "train_rows": 500, "train_rows_of_model": 900,
+            "agreement": {"measured": True, "averaged": False, "models": 3, "train_rows": 500, "train_rows_of_model": 900,
                           "all": agreed, "riskiest_tenth": agreed},
         },
     )  # fmt: skip

@@ -289,7 +289,7 @@ def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
     held = json.loads((world.folder / "data/explain/soundness.json").read_text())
     assert publication[0].data.metrics["explain.agreement.all.first"] == held["agreement"]["all"]["first"]
     assert publication[0].data.metrics["explain.counterfactual.feature.lowered"] > 0.5
-    assert publication[0].data.params["explain.agreement.refits"] == "3"
+    assert publication[0].data.params["explain.agreement.models"] == str(held["agreement"]["models"])
     logged = {item.path for item in client.list_artifacts(training[0].info.run_id, "plots")}
     assert {"plots/roc.png", "plots/calibration.png", "plots/lift.png"} <= logged
     assert any(item.path == "trials.json" for item in client.list_artifacts(training[0].info.run_id))
