@@ -64,9 +64,10 @@ def customers(rows: str, names: Sequence[str], rows_at_a_time: int) -> Iterator[
     listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in ("customer_id", "as_of", *names)])
     with tempfile.TemporaryDirectory(prefix="bellwether-explain-") as scratch, duckdb.connect() as connection:
         connection.execute(f"set memory_limit = '{MEMORY}'; set temp_directory = '{scratch}'; set threads = 2")
-        now = f"from {rows} where months_back = 0"
-        count = connection.execute(f"select count(*) {now}").fetchall()[0][0]
-        found = connection.execute(f"select {listed} {now} order by customer_id, as_of").to_arrow_reader(rows_at_a_time)
+        connection.execute(f"create view now as {at_date(rows)}")
+        count = connection.execute("select count(*) from now").fetchall()[0][0]
+        found = connection.execute(f"select {listed} from now order by customer_id, as_of")
+        found = found.to_arrow_reader(rows_at_a_time)
         for batch in progress("explain", found, -(-count // rows_at_a_time), "customers"):
             yield pa.Table.from_batches([batch])
 
