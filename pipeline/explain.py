@@ -130,7 +130,7 @@ def tried_rows(rows: str, names: Sequence[str], most: int) -> pd.DataFrame:
     listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in names])
     with duckdb.connect() as connection:
         return connection.execute(
-            f"""with now as (from {rows} where months_back = 0)
+            f"""with now as ({at_date(rows)})
             select {listed} from now semi join
                 (select customer_id from now order by md5(customer_id), customer_id limit {most}) using (customer_id)
             order by customer_id"""
