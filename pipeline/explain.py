@@ -101,6 +101,11 @@ def contributor(booster: Any, engine: str) -> Contributor:
     return lambda matrix: np.asarray(booster.predict(matrix, pred_contrib=True, num_threads=2), dtype=float)
 
 
+def at_date(path: Path) -> str:
+    """Return as SQL the rows of the run's date: what is explained, and what reasons are tried on."""
+    return f"from read_parquet('{parquet(path)}') where months_back = 0"
+
+
 def customers(path: Path, names: Sequence[str], rows_at_a_time: int) -> Iterator[pa.Table]:
     """Yield customer_id, as_of and features of the run's date in the order of customer_id, some customers at a time.
 
@@ -111,9 +116,10 @@ def customers(path: Path, names: Sequence[str], rows_at_a_time: int) -> Iterator
     listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in ("customer_id", "as_of", *names)])
     with tempfile.TemporaryDirectory(prefix="bellwether-explain-") as scratch, duckdb.connect() as connection:
         connection.execute(f"set memory_limit = '{MEMORY}'; set temp_directory = '{scratch}'; set threads = 2")
-        now = f"from read_parquet('{parquet(path)}') where months_back = 0"
-        count = connection.execute(f"select count(*) {now}").fetchall()[0][0]
-        found = connection.execute(f"select {listed} {now} order by customer_id, as_of").to_arrow_reader(rows_at_a_time)
+        connection.execute(f"create view now as {at_date(path)}")
+        count = connection.execute("select count(*) from now").fetchall()[0][0]
+        found = connection.execute(f"select {listed} from now order by customer_id, as_of")
+        found = found.to_arrow_reader(rows_at_a_time)
         for batch in progress("explain", found, -(-count // rows_at_a_time), "customers"):
             yield pa.Table.from_batches([batch])
 
@@ -196,7 +202,7 @@ def tried_rows(path: Path, names: Sequence[str], most: int) -> pd.DataFrame:
     listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in names])
     with duckdb.connect() as connection:
         return connection.execute(
-            f"""with now as (from read_parquet('{parquet(path)}') where months_back = 0)
+            f"""with now as ({at_date(path)})
             select {listed} from now semi join
                 (select customer_id from now order by md5(customer_id), customer_id limit {most}) using (customer_id)
             order by customer_id"""
