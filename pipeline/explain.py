@@ -66,6 +66,8 @@ class Explainer:
     terms: tuple[reasons.Term, ...]
     rows: pd.DataFrame  # the reference
     usual: np.ndarray  # its matrix
+    contributions: Contributor  # of the bundle's own booster
+    reference: reasons.Reference  # by the same
     least: float  # log-odds
     engine: str
     language: str
@@ -78,17 +80,16 @@ class Explainer:
         scorer, scale = Scorer.from_files(files), Scale.from_json(files["grades.json"])
         terms = reasons.terms_of(inputs_of(files), pd.read_parquet(io.BytesIO(files["catalogue.parquet"])), language)
         rows = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
+        usual, contributions = scorer.matrix(rows), contributor(scorer.booster, params.engine)
+        reference = reasons.Reference.of(contributions(usual), rows, terms, language)
         least = params.least_points / scale.points_a_unit
-        return cls(scorer, scale, terms, rows, scorer.matrix(rows), least, params.engine, language)
-
-    def reference(self, contributions: Contributor) -> reasons.Reference:
-        """Return what is usual by a booster over the bundle's inputs: its own, or a refit."""
-        return reasons.Reference.of(contributions(self.usual), self.rows, self.terms, self.language)
+        return cls(scorer, scale, terms, rows, usual, contributions, reference, least, params.engine, language)
 
     def named(self, booster: Any, matrix: np.ndarray, factor: int = 1) -> np.ndarray:
         """Return some rows' reasons by a booster over the same inputs whose leaves are worth 1 / `factor` of theirs."""
         contributions = contributor(booster, self.engine)
-        ranked = reasons.rank(contributions(matrix), self.terms, self.reference(contributions), self.least / factor)
+        reference = reasons.Reference.of(contributions(self.usual), self.rows, self.terms, self.language)
+        ranked = reasons.rank(contributions(matrix), self.terms, reference, self.least / factor)
         return soundness.named(ranked, len(matrix))
 
 
@@ -129,14 +130,12 @@ def run(model: Explainer, parts: Iterable[pa.Table], write: Callable[[pa.Table],
 
     parts: as `customers` yields them; the reasons come in their order, and by rank.
     """
-    terms, families = model.terms, reasons.families_of(model.terms)
-    contributions = contributor(model.scorer.booster, model.engine)
-    reference = model.reference(contributions)
+    terms, families, reference = model.terms, reasons.families_of(model.terms), model.reference
     by_input, family_sum = np.zeros(len(terms)), np.zeros(len(families))
     seen, written = 0, 0
     for part in parts:
         frame = part.to_pandas()
-        values = contributions(model.scorer.matrix(frame))
+        values = model.contributions(model.scorer.matrix(frame))
         by_input += np.abs(values[:, :-1]).sum(axis=0)
         family_sum += np.abs(reasons.by_family(values[:, :-1] - reference.mean, terms)[1]).sum(axis=0)
         ranked = reasons.rank(values, terms, reference, model.least)
@@ -252,12 +251,11 @@ def tried(
     """
     terms, scorer, families = model.terms, model.scorer, reasons.families_of(model.terms)
     matrix = scorer.matrix(tried_rows(path, [term.feature for term in terms], params.tried_customers))
-    contributions = contributor(scorer.booster, model.engine)
-    values, reference = contributions(matrix), model.reference(contributions)
-    above = values[:, :-1] - reference.mean
+    values = model.contributions(matrix)
+    above = values[:, :-1] - model.reference.mean
     mass = reasons.by_family(above, terms)[1]
     shown = pictures.drawn(above, matrix, [term.feature for term in terms], mass, families)
-    ranked = reasons.rank(values, terms, reference, model.least)
+    ranked = reasons.rank(values, terms, model.reference, model.least)
     family = np.array([families.index(term.family) for term in terms])
     point = soundness.typical_point(model.usual, model.rows, terms)
     taken = soundness.counterfactual(scorer.booster, matrix, ranked, family, point, model.scale.points_a_unit)
