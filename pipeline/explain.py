@@ -182,12 +182,11 @@ def tried(
     """
     terms, scorer, families = model.terms, model.scorer, reasons.families_of(model.terms)
     matrix = scorer.matrix(tried_rows(rows_now, [term.feature for term in terms], params.tried_customers))
-    contributions = contributor(scorer.booster, model.engine)
-    values, reference = contributions(matrix), model.reference(contributions)
-    above = values[:, :-1] - reference.mean
+    values = model.contributions(matrix)
+    above = values[:, :-1] - model.reference.mean
     mass = reasons.by_family(above, terms)[1]
     shown = pictures.drawn(above, matrix, [term.feature for term in terms], mass, families)
-    ranked = reasons.rank(values, terms, reference, model.least)
+    ranked = reasons.rank(values, terms, model.reference, model.least)
     family = np.array([families.index(term.family) for term in terms])
     point = soundness.typical_point(model.usual, model.rows, terms)
     taken = soundness.counterfactual(scorer.booster, matrix, ranked, family, point, model.scale.points_a_unit)

@@ -40,6 +40,8 @@ class Explainer:
     terms: tuple[reasons.Term, ...]
     rows: pd.DataFrame  # the reference
     usual: np.ndarray  # its matrix
+    contributions: Contributor  # of the bundle's own booster
+    reference: reasons.Reference  # by the same
     least: float  # log-odds
     engine: str
     language: str
@@ -53,17 +55,16 @@ class Explainer:
         scorer, scale = Scorer.from_files(files), Scale.from_json(files["grades.json"])
         terms = reasons.terms_of(inputs_of(files), pd.read_parquet(io.BytesIO(files["catalogue.parquet"])), language)
         rows = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
+        usual, contributions = scorer.matrix(rows), contributor(scorer.booster, engine)
+        reference = reasons.Reference.of(contributions(usual), rows, terms, language)
         least = least_points / scale.points_a_unit
-        return cls(scorer, scale, terms, rows, scorer.matrix(rows), least, engine, language)
-
-    def reference(self, contributions: Contributor) -> reasons.Reference:
-        """Return what is usual by a booster over the bundle's inputs: its own, or a refit."""
-        return reasons.Reference.of(contributions(self.usual), self.rows, self.terms, self.language)
+        return cls(scorer, scale, terms, rows, usual, contributions, reference, least, engine, language)
 
     def named(self, booster: Any, matrix: np.ndarray, factor: int = 1) -> np.ndarray:
         """Return some rows' reasons by a booster over the same inputs whose leaves are worth 1 / `factor` of theirs."""
         contributions = contributor(booster, self.engine)
-        ranked = reasons.rank(contributions(matrix), self.terms, self.reference(contributions), self.least / factor)
+        reference = reasons.Reference.of(contributions(self.usual), self.rows, self.terms, self.language)
+        ranked = reasons.rank(contributions(matrix), self.terms, reference, self.least / factor)
         return soundness.named(ranked, len(matrix))
 
 
@@ -106,12 +107,11 @@ class Sums:
 
 def teller(model: Explainer) -> Callable[[pa.Table], tuple[pa.Table, Sums]]:
     """Return what gives some customers' reasons, in the stage's schema and their order, and what they add up to."""
-    contributions = contributor(model.scorer.booster, model.engine)
-    reference = model.reference(contributions)
+    reference = model.reference
 
     def tell(part: pa.Table) -> tuple[pa.Table, Sums]:
         frame = part.to_pandas()
-        values = contributions(model.scorer.matrix(frame))
+        values = model.contributions(model.scorer.matrix(frame))
         mass = reasons.by_family(values[:, :-1] - reference.mean, model.terms)[1]
         sums = Sums(part.num_rows, np.abs(values[:, :-1]).sum(axis=0), np.abs(mass).sum(axis=0))
         ranked = reasons.rank(values, model.terms, reference, model.least)
@@ -130,7 +130,7 @@ def teller(model: Explainer) -> Callable[[pa.Table], tuple[pa.Table, Sums]]:
 
 def importance(model: Explainer, sums: Sums) -> dict[str, Any]:
     """Return how much families and inputs weigh on average, the heaviest first."""
-    reference = model.reference(contributor(model.scorer.booster, model.engine))
+    reference = model.reference
     count, families = max(sums.customers, 1), reasons.families_of(model.terms)
     return {
         "explained": True,
