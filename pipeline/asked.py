@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem
 from models import reasons
 from models.grades import Scale
-from pipeline import bundle, explain, versions
+from pipeline import bundle, explainer, versions
 from pipeline import params as parameters
 from pipeline.score import FEATURES, inputs_of, read_features
 
@@ -152,7 +152,7 @@ def _families(
     scale = Scale.from_json(files["grades.json"])
     terms = reasons.terms_of(inputs, pd.read_parquet(io.BytesIO(files["catalogue.parquet"])), language)
     reference = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
-    contributions = explain.contributor(scorer.booster, "kernel")
+    contributions = explainer.contributor(scorer.booster, "kernel")
     usual, own = (contributions(scorer.matrix(rows)) for rows in (reference, frame))
     families, mass = reasons.by_family(own[:, :-1] - usual[:, :-1].mean(axis=0), terms)
     points = mass[0] * scale.points_a_unit

@@ -24,7 +24,7 @@ from models.inputs import Panel, carriers, panel, record_inputs
 from models.scorer import read_inputs
 from pipeline import over_partitions, pictures, records, spark_session
 from pipeline import params as parameters
-from pipeline.explainer import SCHEMA, Explainer, Sums, contributor, figure, importance, teller
+from pipeline.explainer import SCHEMA, Explainer, Sums, figure, importance, teller
 from pipeline.fingerprint import row_key
 from pipeline.params import Section
 from pipeline.score import inputs_of, read_scorer, rows_scored

@@ -26,7 +26,7 @@ from models.encoders import fit_matrix
 from models.grades import Scale
 from models.inputs import inputs_from_catalogue, panel
 from models.scorer import Scorer
-from pipeline import bundle, decide, explain, score, what_if
+from pipeline import bundle, decide, explain, explainer, score, what_if
 from pipeline.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -245,8 +245,8 @@ def test_reasons_add_up_to_the_margin(here):
     scorer = Scorer.from_files(files)
     frame = pq.read_table(score.FEATURES, filters=pc.field("months_back") == 0).to_pandas()
     reference = pd.read_parquet(io.BytesIO(files["reference.parquet"]))
-    found = explain.contributor(scorer.booster, "kernel")(scorer.matrix(frame))
-    lightgbms = explain.contributor(scorer.booster, "lightgbm")
+    found = explainer.contributor(scorer.booster, "kernel")(scorer.matrix(frame))
+    lightgbms = explainer.contributor(scorer.booster, "lightgbm")
     assert np.abs(found - lightgbms(scorer.matrix(frame))).max() < 1e-9
     usual = lightgbms(scorer.matrix(reference))
     gap = scorer.margins(frame) - scorer.margins(reference).mean()
