@@ -28,6 +28,7 @@ from features.tables import describe_tables, open_tables
 from models.contract import PENDING, TableContract, check_table
 from models.grades import Scale
 from models.overrides import read_overrides
+from models.scorer import Scorer
 from pipeline import answers, asked, decide, explain, explainer, featurise, histories, ingest, score, versions
 from pipeline import params as parameters
 from pipeline.fingerprint import sha256
@@ -72,13 +73,13 @@ def published_run(source: str | None) -> Published:
                     "Choose it in params.yaml and run the pipeline, or leave the option out.")
         )  # fmt: skip
     inputs = versions.CURRENT / "inputs"
-    mapping, overrides = inputs / f"{manifest['source']}.yaml", inputs / decide.OVERRIDES.name
-    policy = inputs / Path(Lending.load(manifest["source"]).policy).name
+    mapping, overrides = inputs / f"data/sources/{manifest['source']}.yaml", inputs / decide.OVERRIDES
+    policy = inputs / Lending.load(manifest["source"]).policy
     again, problems = "Run the pipeline, then ask again.", []
     for path in (mapping, policy, *([overrides] if overrides.exists() else [])):
         if not path.exists():
             problems.append(Problem(str(path), "stored with what is published", "no such file", again))
-        elif manifest["files"].get(f"inputs/{path.name}") != sha256(path):
+        elif manifest["files"].get(path.relative_to(versions.CURRENT).as_posix()) != sha256(path):
             problems.append(Problem(str(path), "the bytes of its manifest", "another SHA-256", again))
     ledger = decide.LEDGER.read_bytes() if decide.LEDGER.exists() else b""
     if decide.data_version(ledger, manifest["as_of"]) != manifest["data_version"]:
@@ -151,9 +152,11 @@ def answered(features: pa.Table, position: pa.Table, published: Published, versi
 def score_folder(folder: Path, source: str | None, as_of: dt.date | None, out: Path | None) -> int:
     """Score the applicants of a folder and print the answers, or write them to `out`; return the exit code.
 
-    Every customer of the folder is in the answer: scored, or refused with the reason (`refused_because`).
+    Every customer of the folder is in the answer: scored, or refused with the reason (`refused_because`). Refused (exit
+    code 4): a model that also scores child records, which only a run keeps.
     """
     answers.check(out)
+    Scorer.from_files(asked.published()).needs_features_alone(str(folder))
     published = published_run(source)
     given = histories.given_in(folder, published.mapping, published.where)
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:

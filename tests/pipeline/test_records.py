@@ -18,6 +18,7 @@ from models import records as record_models
 from models.inputs import record_inputs
 from models.scorer import Scorer
 from pipeline import (
+    applicant,
     asked,
     bundle,
     calibrate,
@@ -176,6 +177,8 @@ def test_what_reads_features_alone_says_that_it_cannot_score_by_it(here, tmp_pat
     with pytest.raises(ConfigurationRefused, match="single rows of transactions") as refused:
         asked.score_file(score.FEATURES, tmp_path / "answer.csv")
     assert refused.value.exit_code == 4
+    with pytest.raises(ConfigurationRefused, match="single rows of transactions"):
+        applicant.score_folder(tmp_path, None, None, None)
     publish._write_statement(tmp_path)
     assert not list(tmp_path.iterdir())
     assert "no model.sql: the model must have features alone for inputs" in capsys.readouterr().out
