@@ -46,7 +46,7 @@ def to_prune(every: list[Version], protected: set[str], *, keep_newest: int, kee
         )
         last_of_month = {_month(version.as_of): version.run_id for version in ordered}
         first_month = _month(ordered[-1].as_of) - keep_months
-        kept = protected | {version.run_id for version in ordered[len(ordered) - min(keep_newest, len(ordered)) :]}
+        kept = protected | {version.run_id for version in ordered[-keep_newest:]}
         kept |= {run_id for month, run_id in last_of_month.items() if month > first_month}
         given_up += [version.run_id for version in ordered if version.run_id not in kept]
     return given_up
@@ -61,7 +61,7 @@ def standing() -> list[Version]:
     """Return the versions whose table is there, in the order in which they became current (never: before all)."""
     order = {entry["run_id"]: position for position, entry in enumerate(versions.history(), start=1)}
     found = []
-    for folder in sorted(versions.folders()):
+    for folder in versions.folders():
         if (folder / versions.PRUNED).exists():
             continue
         try:

@@ -122,17 +122,51 @@ def later_moves_nothing() -> bool:
     return before.names == after.names and before.files == after.files
 
 
-def held_out_moves_nothing() -> bool:
-    """Other outcomes in one fold leave that fold's margins as they are."""
-    frame = frame_of()
-    rows = panel(frame, list(NAMES), 12)
-    inputs = inputs_from_catalogue(CATALOGUE)
+def turned(rows: Panel, which: np.ndarray) -> Panel:
+    """Return the panel with the other outcome on some of its rows."""
+    return replace(rows, outcome=np.where(which, 1 - rows.outcome, rows.outcome).astype("int8"))
+
+
+def margins_with_one_fold_turned(rows: Panel, catalogue: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the out-of-fold margins before and after the outcomes of one fold are turned, and which rows it holds."""
+    inputs = inputs_from_catalogue(catalogue)
     fold = splits.grouped_folds(rows, 3, 1)
     indices = splits.fold_indices(rows, fold, "grouped")
-    before = recipe.train(rows, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
-    turned = replace(rows, outcome=np.where(fold == 1, 1 - rows.outcome, rows.outcome).astype("int8"))
-    after = recipe.train(turned, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
-    return bool((before[fold == 1] == after[fold == 1]).all())
+    before, after = (
+        recipe.train(each, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
+        for each in (rows, turned(rows, fold == 1))
+    )
+    return before, after, fold == 1
+
+
+def own_outcomes_move_nothing(rows: Panel, catalogue: pd.DataFrame, before: np.ndarray, customers: int) -> bool:
+    """Return whether each of the first rows' customers keeps what was fitted for them as their outcomes are turned."""
+    inputs = inputs_from_catalogue(catalogue)
+    for customer in rows.customer[:customers]:
+        mine = rows.customer == customer
+        _, after = encoders.fit_matrix(turned(rows, mine), inputs, 10.0, 1)
+        if not np.array_equal(before[mine], after[mine], equal_nan=True):
+            return False
+    return True
+
+
+def unknown_outcomes_move_nothing(rows: Panel, catalogue: pd.DataFrame, days: slice) -> bool:
+    """Return whether rows up to each day keep what was fitted for them as outcomes not yet known then are turned."""
+    inputs = inputs_from_catalogue(catalogue)
+    _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
+    known_on = rows.learned - np.timedelta64(1, "D")
+    for day in np.unique(rows.as_of)[days]:
+        _, after = encoders.fit_matrix(turned(rows, known_on >= day), inputs, 10.0, 1)
+        past = rows.as_of <= day
+        if not np.array_equal(before[past], after[past], equal_nan=True):
+            return False
+    return True
+
+
+def held_out_moves_nothing() -> bool:
+    """Other outcomes in one fold leave that fold's margins as they are."""
+    before, after, held_out = margins_with_one_fold_turned(panel(frame_of(), list(NAMES), 12), CATALOGUE)
+    return bool((before[held_out] == after[held_out]).all())
 
 
 def own_code_is_not_own_outcome() -> bool:
@@ -141,28 +175,15 @@ def own_code_is_not_own_outcome() -> bool:
     for in_time in (False, True):
         rows = panel(frame_of(), list(NAMES), 12, in_time=in_time)
         _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
-        for customer in rows.customer[:10]:
-            mine = rows.customer == customer
-            turned = replace(rows, outcome=np.where(mine, 1 - rows.outcome, rows.outcome).astype("int8"))
-            _, after = encoders.fit_matrix(turned, inputs, 10.0, 1)
-            if not np.array_equal(before[mine], after[mine], equal_nan=True):
-                return False
+        if not own_outcomes_move_nothing(rows, CATALOGUE, before, 10):
+            return False
     return True
 
 
 def not_yet_known_moves_nothing() -> bool:
     """Judged in time, outcomes not known at an as_of leave the target codes of rows up to it as they are."""
     rows = panel(frame_of(), list(NAMES), 12, in_time=True)
-    inputs = inputs_from_catalogue(CATALOGUE)
-    _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
-    known_on = rows.learned - np.timedelta64(1, "D")
-    for day in np.unique(rows.as_of)[3::6]:
-        turned = np.where(known_on >= day, 1 - rows.outcome, rows.outcome).astype("int8")
-        _, after = encoders.fit_matrix(replace(rows, outcome=turned), inputs, 10.0, 1)
-        past = rows.as_of <= day
-        if not np.array_equal(before[past], after[past], equal_nan=True):
-            return False
-    return True
+    return unknown_outcomes_move_nothing(rows, CATALOGUE, slice(3, None, 6))
 
 
 def briefly(check: Callable[[], bool]) -> Callable[[], bool]:
@@ -192,14 +213,9 @@ def later_records_move_nothing() -> bool:
 
 def held_out_records_move_nothing() -> bool:
     """Other outcomes in one fold leave that fold's margins, made with record scores, as they are."""
-    inputs = inputs_from_catalogue(SCORES)
-    rows = panel(with_records(frame_of(customers=20)), carriers(inputs), 12)
-    fold = splits.grouped_folds(rows, 3, 1)
-    indices = splits.fold_indices(rows, fold, "grouped")
-    before = recipe.train(rows, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
-    turned = replace(rows, outcome=np.where(fold == 1, 1 - rows.outcome, rows.outcome).astype("int8"))
-    after = recipe.train(turned, inputs, indices, TUNED, TrainSettings(seeds=1)).margin
-    return bool((before[fold == 1] == after[fold == 1]).all() and (before[fold != 1] != after[fold != 1]).any())
+    rows = panel(with_records(frame_of(customers=20)), carriers(inputs_from_catalogue(SCORES)), 12)
+    before, after, held_out = margins_with_one_fold_turned(rows, SCORES)
+    return bool((before[held_out] == after[held_out]).all() and (before[~held_out] != after[~held_out]).any())
 
 
 def own_record_score_is_not_own_outcome() -> bool:
@@ -209,28 +225,16 @@ def own_record_score_is_not_own_outcome() -> bool:
         rows = panel(with_records(frame_of(customers=20)), carriers(inputs), 12, in_time=in_time)
         _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
         assert np.isfinite(before).mean() > 0.3
-        for customer in rows.customer[:4]:
-            mine = rows.customer == customer
-            turned = replace(rows, outcome=np.where(mine, 1 - rows.outcome, rows.outcome).astype("int8"))
-            _, after = encoders.fit_matrix(turned, inputs, 10.0, 1)
-            if not np.array_equal(before[mine], after[mine], equal_nan=True):
-                return False
+        if not own_outcomes_move_nothing(rows, SCORES, before, 4):
+            return False
     return True
 
 
 def not_yet_known_moves_no_record_score() -> bool:
     """Judged in time, outcomes not known at an as_of leave the record scores of rows up to it as they are."""
-    inputs = inputs_from_catalogue(SCORES)
-    rows = panel(with_records(frame_of(customers=20)), carriers(inputs), 12, in_time=True)
-    _, before = encoders.fit_matrix(rows, inputs, 10.0, 1)
-    known_on = rows.learned - np.timedelta64(1, "D")
-    for day in np.unique(rows.as_of)[9::5]:
-        turned = np.where(known_on >= day, 1 - rows.outcome, rows.outcome).astype("int8")
-        _, after = encoders.fit_matrix(replace(rows, outcome=turned), inputs, 10.0, 1)
-        past = rows.as_of <= day
-        if not np.array_equal(before[past], after[past], equal_nan=True):
-            return False
-    return True
+    carried = carriers(inputs_from_catalogue(SCORES))
+    rows = panel(with_records(frame_of(customers=20)), carried, 12, in_time=True)
+    return unknown_outcomes_move_nothing(rows, SCORES, slice(9, None, 5))
 
 
 def customers_stay_together() -> bool:
