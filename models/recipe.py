@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from models import cluster, encoders, estimator, tuning
+from models import cluster, criterion, encoders, estimator, tuning
 from models.calibration import CalibrateSettings, Calibrator, Choice, calibrate, disagreement, level_variance
 from models.encoders import Encoders
 from models.inputs import Input, Panel
@@ -27,6 +27,8 @@ from models.tuning import FoldData, Tuned, TuneSettings, memory_study, repeat_co
 
 T = TypeVar("T")
 R = TypeVar("R")
+MOST_CELLS = 3_000_000  # rows x features up to which three models may be averaged
+MOST_STRETCH = 3.0  # by which steps may be smaller than in the search
 
 
 class TrainSettings(BaseModel):
@@ -37,7 +39,8 @@ class TrainSettings(BaseModel):
     until: date | None = None  # read by observe: outcomes known before this day train; null: all that is mature
     learning_rate: float | None = Field(None, gt=0, le=1)  # null: the tuned value; else trees grow in proportion
     num_boost_round: int | None = Field(None, ge=1, le=20_000)  # trees a seed; null: the tuned number
-    seeds: int | None = Field(None, ge=1, le=50)  # models averaged in one file; null: by the size of the data
+    seeds: int | None = Field(None, ge=1, le=50)  # models averaged in one file; null: several if that helps
+    gain_errors: float = Field(0.0, ge=0)  # standard errors by which averaging must lower the log loss, else one stays
     cluster: str | None = Field(None, pattern=r"^(tcp|tls|ws|wss)://.+")  # address of a Dask scheduler to train on
 
 
@@ -64,6 +67,7 @@ class Trained:
     learning_rate: float
     rounds: int
     seeds: int
+    averaging: dict[str, float]  # what averaging takes off the out-of-fold log loss, whether it was kept or not
 
 
 @dataclass(frozen=True)
@@ -90,33 +94,46 @@ def in_turn(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     return [work(item) for item in items]
 
 
-def seed_count(rows: int, bads: int) -> int:
-    """Return how many seeds are averaged: small data need many, large data gain little and pay in time."""
-    return 5 if rows < 10_000 or bads < 200 else 3 if rows < 60_000 else 1
+def seed_count(rows: int, bads: int, features: int) -> int:
+    """Return how many models may be averaged: small data need many, large data gain little and pay in time."""
+    return 5 if rows < 10_000 or bads < 200 else 3 if rows * features < MOST_CELLS else 1
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How every booster of one training is fitted."""
+    """How every booster of one training is fitted: `members` are the LightGBM parameters of the models averaged."""
 
     panel: Panel
     inputs: tuple[Input, ...]
     tuned: Tuned
-    given: dict[str, object]
-    rounds: int
-    seeds: int
-    few: int  # seeds of the models that are asked about folds
+    members: tuple[dict[str, object], ...]  # the winner first
+    rounds: int  # of each member
     client: Any = None  # of a cluster to fit on; None: here
 
     @classmethod
     def of(
         cls, panel: Panel, inputs: tuple[Input, ...], tuned: Tuned, settings: TrainSettings, client: Any = None
     ) -> Self:
-        rate = settings.learning_rate or tuned.learning_rate
-        rounds = settings.num_boost_round or max(1, round(tuned.rounds * tuned.learning_rate / rate))
-        seeds = settings.seeds or seed_count(len(panel), panel.bads)
-        given = {**tuned.parameters, "learning_rate": rate}
-        return cls(panel, inputs, tuned, given, rounds, seeds, seeds if len(panel) < 10_000 else 1, client)
+        """Return the plan: the winner and its companions in turn, each with a seed of its own.
+
+        All members have as many trees: one that the search gave fewer rounds than another learns in smaller steps.
+        """
+        count = settings.seeds or seed_count(len(panel), panel.bads, len(inputs))
+        among = [{"parameters": tuned.parameters, "rounds": tuned.rounds}, *tuned.companions]
+        used = [among[number % len(among)] for number in range(count)]
+        rate, rounds = settings.learning_rate or tuned.learning_rate, settings.num_boost_round
+        longest = max(each["rounds"] for each in used) / tuned.rounds
+        stretch = 1.0 if settings.learning_rate or rounds else min(longest, MOST_STRETCH)
+        rate /= stretch
+        members = tuple(
+            {
+                **each["parameters"],
+                "learning_rate": rate * min(MOST_STRETCH, max(1 / MOST_STRETCH, each["rounds"] / tuned.rounds)),
+            }
+            for each in used
+        )
+        grown = rounds or max(1, round(tuned.rounds * tuned.learning_rate / rate))
+        return cls(panel, inputs, tuned, members, grown, client)
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Return `work` of each item: some side by side here, in turn on a cluster, which works side by side itself."""
@@ -125,68 +142,98 @@ class _Plan:
     def fits(
         self, matrix: np.ndarray, outcome: np.ndarray, inputs: tuple[Input, ...], count: int, each: Callable[..., Any]
     ) -> list[str]:
-        """Return the texts of `count` seeds fitted on these rows; `each` says how they share the machine."""
-        columns, seeds = [item.column for item in inputs], self.parameters(inputs, count)
+        """Return the texts of the first `count` members fitted on these rows; `each`: how they share the machine."""
+        columns, members = [item.column for item in inputs], self.parameters(inputs, count)
         if self.client is not None:
-            return in_turn(lambda one: cluster.fit(self.client, matrix, outcome, columns, one, self.rounds), seeds)
-        shared = estimator.dataset(matrix, outcome, columns, seeds[0])
-        return list(each(lambda one: estimator.fit(shared, one, self.rounds), seeds))
+            return in_turn(lambda one: cluster.fit(self.client, matrix, outcome, columns, one, self.rounds), members)
+        binned = {one.get("max_bin"): one for one in members}
+        shared = {key: estimator.dataset(matrix, outcome, columns, one) for key, one in binned.items()}
+        return list(each(lambda one: estimator.fit(shared[one.get("max_bin")], one, self.rounds), members))
 
     def parameters(self, inputs: tuple[Input, ...], count: int) -> list[dict[str, object]]:
-        """Return LightGBM's parameters of `count` seeds."""
+        """Return LightGBM's parameters of the first `count` members."""
         monotone = estimator.monotone_constraints(inputs, self.tuned.monotone)
-        return [estimator.parameters(self.given, monotone, self.tuned.seed + 101 * number) for number in range(count)]
+        return [
+            estimator.parameters(member, monotone, self.tuned.seed + 101 * number)
+            for number, member in enumerate(self.members[:count])
+        ]
 
-    def asked(self, fold: tuple[np.ndarray, np.ndarray], used: np.ndarray) -> np.ndarray:
-        """Return the margins of a fold's asked rows by a model of its train rows on some inputs; NaN: one class."""
+    def asked(self, fold: tuple[np.ndarray, np.ndarray], used: np.ndarray, count: int) -> np.ndarray:
+        """Return (members, asked rows): margins of a fold's asked rows by models of its train rows; NaN: one class."""
         if len(fold[1]) == 0 or not 0 < self.panel.outcome[fold[0]].mean() < 1:
-            return np.full(len(fold[1]), np.nan)
+            return np.full((count, len(fold[1])), np.nan)
         some = tuple(self.inputs[place] for place in used)
         columns = [each.column for each in some]
         part = self.panel.take(fold[0])
         coder, matrix = encoders.fit_matrix(part, some, self.tuned.smoothing, self.tuned.seed)
-        text = estimator.average(self.fits(matrix, part.outcome, some, self.few, in_turn))
-        features = self.panel.features.iloc[fold[1]]
-        return estimator.margins(estimator.load(text, columns), coder.matrix(features, some))
+        asked = coder.matrix(self.panel.features.iloc[fold[1]], some)
+        texts = self.fits(matrix, part.outcome, some, count, in_turn)
+        return np.array([estimator.margins(estimator.load(text, columns), asked) for text in texts])
 
 
 def train(panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tuned, settings: TrainSettings) -> Trained:
     """Train the final booster on all rows of `panel` and its out-of-fold twins on the folds.
 
-    `indices`: (train rows, asked rows) of each fold; a row asked about several times gets its mean margin.
+    `indices`: (train rows, asked rows) of each fold; a row asked about several times gets its mean margin. Several
+    models are averaged where that lowers the out-of-fold log loss by more than `settings.gain_errors` standard errors;
+    `settings.seeds` says it without asking.
     """
     with cluster.connected(settings.cluster) if settings.cluster else nullcontext() as client:
-        return _trained(_Plan.of(panel, inputs, tuned, settings, client), indices)
+        return _trained(_Plan.of(panel, inputs, tuned, settings, client), indices, settings)
 
 
-def _trained(plan: _Plan, indices: Indices) -> Trained:
+def _trained(plan: _Plan, indices: Indices, settings: TrainSettings) -> Trained:
     """Fit the boosters of a plan: those asked about folds, those of second opinions, and the final one."""
     panel, inputs, tuned = plan.panel, plan.inputs, plan.tuned
     everything = np.arange(len(inputs))
+    done = plan.each(lambda fold: plan.asked(fold, everything, len(plan.members)), indices)
+    single, margin = (_mean_margin(len(panel), indices, [each[:count].mean(axis=0) for each in done])
+                      for count in (1, len(plan.members)))  # fmt: skip
+    found = averaging(margin, single, panel)
+    if settings.seeds is None and found["gain"] <= settings.gain_errors * found["standard_error"]:
+        plan, margin = replace(plan, members=plan.members[:1]), single
     coder, matrix = encoders.fit_matrix(panel, inputs, tuned.smoothing, tuned.seed)
     half_a, half_b = halves(matrix, inputs)
     third = grouped_folds(panel, 3, tuned.seed + 3)
     thirds = [np.flatnonzero(third == number) for number in range(3)]
-    jobs = [(fold, everything) for fold in indices]
-    jobs += [((thirds[(n + 1) % 3], thirds[n]), half_a) for n in range(3)]
+    jobs = [((thirds[(n + 1) % 3], thirds[n]), half_a) for n in range(3)]
     jobs += [((thirds[(n + 2) % 3], thirds[n]), half_b) for n in range(3)]
-    done = plan.each(lambda job: plan.asked(*job), jobs)
-    margin, opinions = _mean_margin(len(panel), indices, done[: len(indices)]), done[len(indices) :]
+    few = len(plan.members) if len(panel) < 10_000 else 1
     opinion = np.full((2, len(panel)), np.nan)
-    for place, answer in enumerate(opinions):
-        opinion[place // 3, thirds[place % 3]] = answer
-    text = estimator.average(plan.fits(matrix, panel.outcome, inputs, plan.seeds, plan.each))
-    rate = float(str(plan.given["learning_rate"]))
-    return Trained(inputs, text, coder, margin, opinion[0], opinion[1], rate, plan.rounds, plan.seeds)
+    for place, answer in enumerate(plan.each(lambda job: plan.asked(*job, few), jobs)):
+        opinion[place // 3, thirds[place % 3]] = answer.mean(axis=0)
+    text = estimator.average(plan.fits(matrix, panel.outcome, inputs, len(plan.members), plan.each))
+    rate = float(str(plan.members[0]["learning_rate"]))
+    return Trained(inputs, text, coder, margin, opinion[0], opinion[1], rate, plan.rounds, len(plan.members), found)
+
+
+def averaging(many: np.ndarray, one: np.ndarray, panel: Panel) -> dict[str, float]:
+    """Return how much lower the log loss of margins `many` is than of `one`, after lines: gain, standard_error (nats).
+
+    The error is that of the mean difference with whole customers drawn; rows without a margin do not count.
+    """
+    known = ~np.isnan(many) & ~np.isnan(one)
+    if not known.any():
+        return {"gain": 0.0, "standard_error": 0.0}
+    outcome = panel.outcome[known].astype(float)
+    losses = [criterion.row_losses(each[known], outcome, criterion.line(each[known], outcome)) for each in (one, many)]
+    gain = losses[0] - losses[1]
+    customer = np.unique(panel.customer[known].astype(str), return_inverse=True)[1]
+    sums = np.bincount(customer, weights=gain - gain.mean())
+    return {"gain": float(gain.mean()), "standard_error": float(np.sqrt((sums**2).sum()) / len(gain))}
 
 
 def without_directions(
     panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tuned, settings: TrainSettings
 ) -> np.ndarray:
-    """Return out-of-fold margins as `train` does, by models that are not held to the features' directions."""
+    """Return out-of-fold margins as `train` does, by models that are not held to the features' directions.
+
+    `settings` state the number of models averaged, trees and step size of the model compared with.
+    """
     plan = _Plan.of(panel, inputs, replace(tuned, monotone=False), settings)
-    everything = np.arange(len(inputs))
-    return _mean_margin(len(panel), indices, estimator.side_by_side(lambda fold: plan.asked(fold, everything), indices))
+    everything, count = np.arange(len(inputs)), len(plan.members)
+    done = estimator.side_by_side(lambda fold: plan.asked(fold, everything, count).mean(axis=0), indices)
+    return _mean_margin(len(panel), indices, done)
 
 
 def _mean_margin(rows: int, indices: Indices, margins: list[np.ndarray]) -> np.ndarray:

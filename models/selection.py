@@ -75,34 +75,42 @@ def select(panel: Panel, inputs: tuple[Input, ...], indices: Indices, settings: 
     later = refits
     if forward is None and any(first.inputs[place].name in drifts.candidates for place in found.places):
         later = Refits(rows, first.inputs, later_indices(rows, settings.seed), settings.seed)
-    kept, tried = still(later, found, drifts, settings) if later.parts else (found.places, [])
+    kept, tried = still(later, refits, found, drifts, settings) if later.parts else (found.places, [])
     how = {"tried": tried, "rows": len(rows), "folds": "by customer" if forward is None else "by time"}
     return _told(first, drifts, kept, found, how)
 
 
 def still(
-    refits: Refits, found: Smallest, drifts: Drift, settings: SelectSettings
+    later: Refits, refits: Refits, found: Smallest, drifts: Drift, settings: SelectSettings
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Return the places kept once drifting columns that the ranking does not need are gone, and what was tried.
 
-    A drifting column that the smallest set does without is gone already. Of those in it, all go where held-out rows are
-    ranked better without them by more than a standard error; else those that added nothing to the ranking of unseen
-    rows go, where that costs no more than a set may cost. What drifts and carries the risk stays.
+    A drifting column that the smallest set does without is gone already. Of those in it, all go where held-out rows of
+    `later` are ranked better without them by more than a standard error; else those that added nothing to the ranking
+    of unseen rows go, where that costs no more than a set may cost. What drifts and carries the risk stays. Where the
+    model is judged by `refits` on folds by customer, these too must not lose: nothing is given up there for a claim on
+    later dates that such a source cannot make (on SBA loans such columns were worth .014 of AUC within the years seen).
     """
-    names = [each.name for each in refits.inputs]
+    names = [each.name for each in later.inputs]
     drifting = np.array([place for place in found.places if names[place] in drifts.candidates], int)
     tried: list[dict[str, Any]] = []
     if not len(drifting):
         return found.places, tried
-    whole = refits.ask([found.places] * len(refits.parts))
+    whole = later.ask([found.places] * len(later.parts))
     for wanted, proven in ((drifting, True), (drifting[found.worth[drifting] <= 0], False)):
         rest = np.setdiff1d(found.places, wanted)
         if len(rest) < settings.least_features or not len(wanted):
             continue
-        loss, error = refits.difference(whole, refits.ask([rest] * len(refits.parts)))
+        loss, error = later.difference(whole, later.ask([rest] * len(later.parts)))
         tried.append({"left_out": len(wanted), "auc_loss": round(loss, 6), "standard_error": round(error, 6)})
-        if loss <= (-error if proven else min(settings.standard_errors * error, settings.max_auc_loss)):
-            return rest, tried
+        if loss > (-error if proven else min(settings.standard_errors * error, settings.max_auc_loss)):
+            continue
+        if refits is not later:
+            here = refits.difference(*(refits.ask([some] * len(refits.parts)) for some in (found.places, rest)))
+            tried[-1] |= {"auc_loss_by_customer": round(here[0], 6), "standard_error_by_customer": round(here[1], 6)}
+            if here[0] > min(settings.standard_errors * here[1], settings.max_auc_loss):
+                continue
+        return rest, tried
     return found.places, tried
 
 

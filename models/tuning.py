@@ -12,7 +12,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from models.inputs import Input, Panel
 from models.space import good_points, lightgbm_space
 from models.splits import Indices
 
+COMPANIONS = 4
+ALIKE = 0.005  # of the winner's log loss
 TRIAL_FIELDS = ("number", "state", "log_loss", "auc", "rounds", "folds", "parameters")
 
 
@@ -56,6 +58,7 @@ class Tuned:
     monotone: bool
     smoothing: float
     reproducible: bool = True  # false: a clock ended the search
+    companions: list[dict[str, Any]] = field(default_factory=list)  # parameters, rounds of trials as good, best first
 
     def record(self) -> dict[str, Any]:
         """Return it as JSON data."""
@@ -149,6 +152,13 @@ def search(
         monotone=settings.monotone,
         smoothing=settings.smoothing,
         reproducible=settings.seconds is None,
+        companions=[
+            {
+                "parameters": lightgbm_space(optuna.trial.FixedTrial(each.params), rows=rows, bads=bads),
+                "rounds": int(each.user_attrs["rounds"]),
+            }
+            for each in companions(finished(study), best)
+        ],
     )
 
 
@@ -211,6 +221,23 @@ def winner(done: list[Any], points: int) -> Any:
     gain = np.array([known.intermediate_values[step] - best.intermediate_values[step] for step in range(folds)])
     noise = gain.std(ddof=1) / np.sqrt(folds) if folds > 1 else 0.0
     return best if gain.mean() > noise else known
+
+
+def companions(done: list[Any], best: Any) -> list[Any]:
+    """Return the next best trials that are as good as the winner `best`, to be averaged with it; at most `COMPANIONS`.
+
+    As good: not worse over the folds by more than one standard error of the difference, nor by more than .5%.
+    """
+    from optuna.trial import TrialState
+
+    found = []
+    for trial in sorted((t for t in done if t.state == TrialState.COMPLETE), key=lambda t: t.value):
+        steps = sorted(best.intermediate_values)
+        loss = np.array([trial.intermediate_values[step] - best.intermediate_values[step] for step in steps])
+        noise = loss.std(ddof=1) / np.sqrt(len(loss)) if len(loss) > 1 else 0.0
+        if trial.params != best.params and loss.mean() <= min(noise, ALIKE * best.value):
+            found.append(trial)
+    return found[:COMPANIONS]
 
 
 def _idle(done: list[Any], patience: int, points: int) -> bool:

@@ -114,12 +114,14 @@ def main() -> None:
         "features": len(trained.inputs),
         "rounds": trained.rounds,
         "seeds": trained.seeds,
+        "averaging": {name: round(value, 9) for name, value in trained.averaging.items()},
         "learning_rate": trained.learning_rate,
         "monotone": sum(each.direction != 0 for each in trained.inputs) if tuned.monotone else 0,
         "challengers": {kind: {"inputs": len(each.columns), "penalty": each.penalty} for kind, each in others.items()},
     }
     if summary["monotone"]:
-        free = without_directions(panel, inputs, indices, tuned, settings)
+        same = {"learning_rate": trained.learning_rate, "num_boost_round": trained.rounds, "seeds": trained.seeds}
+        free = without_directions(panel, inputs, indices, tuned, settings.model_copy(update=same))
         summary["auc_cost_of_directions"] = direction_cost(panel, trained, free)
     write_json(OUT / "summary.json", summary)
     if settings.cluster is not None:
