@@ -142,6 +142,47 @@ def test_overrides_scale_the_trees():
     assert few.booster.count("\nTree=") == 7
 
 
+def members_of(plan):
+    return [(each["num_leaves"], round(each["learning_rate"], 6)) for each in plan.members]
+
+
+def test_members_are_the_winner_and_its_companions_in_turn_all_with_as_many_trees():
+    """The winner wants 40 rounds at .1, a companion 80: both get 80, the winner in steps of .05."""
+    rows, inputs, _ = world(600)
+    others = [{"parameters": {"num_leaves": 8, "max_bin": 255}, "rounds": 80}]
+    tuned = recipe.Tuned({"num_leaves": 4, "max_bin": 63}, 0.1, 40, 0.3, 0.7, 4, 1, True, 20.0, True, others)
+    plan = recipe._Plan.of(rows, inputs, tuned, TrainSettings(seeds=3))
+    assert members_of(plan) == [(4, 0.05), (8, 0.1), (4, 0.05)]
+    assert plan.rounds == 80
+    assert len({each["seed"] for each in plan.parameters(inputs, 3)}) == 3
+    given = recipe._Plan.of(rows, inputs, tuned, TrainSettings(seeds=2, learning_rate=0.02, num_boost_round=9))
+    assert members_of(given) == [(4, 0.02), (8, 0.04)]
+    assert given.rounds == 9
+    chosen = screen(rows, inputs, QUICK.select).inputs
+    folds = [(np.arange(300), np.arange(300, 600)), (np.arange(300, 600), np.arange(300))]
+    trained = recipe.train(rows, chosen, folds, tuned, TrainSettings(seeds=2))
+    assert trained.booster.count("\nTree=") == 160
+
+
+def test_averaging_is_measured_on_rows_by_customer_and_kept_where_it_helps():
+    """Margins nearer to the truth gain, turned round they lose as much; a demand that nothing meets leaves the winner."""
+    rows, inputs, _ = world(600)
+    truth = np.where(rows.outcome == 1, 1.0, -1.0) + np.random.default_rng(1).normal(0, 2, 600)
+    worse = truth + np.random.default_rng(2).normal(0, 4, 600)
+    found = recipe.averaging(truth, worse, rows)
+    assert found["gain"] > 3 * found["standard_error"] > 0
+    assert recipe.averaging(worse, truth, rows)["gain"] == pytest.approx(-found["gain"])
+    assert recipe.averaging(np.full(600, np.nan), truth, rows) == {"gain": 0.0, "standard_error": 0.0}
+    chosen = screen(rows, inputs, QUICK.select).inputs
+    tuned = recipe.Tuned({"num_leaves": 16, "max_bin": 63}, 0.1, 40, 0.3, 0.7, 4, 1, True, 20.0)
+    folds = [(np.arange(300), np.arange(300, 600)), (np.arange(300, 600), np.arange(300))]
+    single = recipe.train(rows, chosen, folds, tuned, TrainSettings(gain_errors=1e6))
+    assert (single.seeds, single.booster.count("\nTree=")) == (1, 40)
+    alone = recipe.train(rows, chosen, folds, tuned, TrainSettings(seeds=1))
+    assert single.booster == alone.booster
+    assert (single.margin == alone.margin).all()
+
+
 def test_models_without_directions_are_those_that_train_gives_when_none_are_wanted():
     rows, inputs, _ = world(600)
     chosen = screen(rows, inputs, QUICK.select).inputs

@@ -156,6 +156,19 @@ def test_a_drifting_column_that_misleads_later_on_goes_and_one_that_still_tells_
     assert result.reasons.set_index("feature").loc["fad", "kept"]
 
 
+def test_where_no_later_date_is_judged_a_drifting_column_that_ranks_unseen_customers_stays():
+    """`fad` misleads on the last date, but folds by customer, by which the model is judged, rank worse without it."""
+    rows, inputs = world(noise=2)
+    misled, more = fading(in_time(rows, learned=False), inputs, until=3)
+    result = select(misled, more, folds_of(rows), SelectSettings(least_features=1))
+    assert result.record["folds"] == "by customer"
+    assert "fad" in result.record["drift_candidates"]
+    assert result.reasons.set_index("feature").loc["fad", "kept"]
+    tried = [each for each in result.record["tried"] if "auc_loss_by_customer" in each]
+    assert tried
+    assert all(each["auc_loss_by_customer"] > 0.001 for each in tried)
+
+
 @pytest.mark.parametrize(
     ("below", "above", "expected", "why"),
     [

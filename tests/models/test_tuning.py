@@ -93,6 +93,30 @@ def test_a_known_good_point_gives_way_only_to_what_is_better_beyond_noise(folds,
     assert (winner.parameters != lightgbm_space(first, rows=900, bads=folds.panel.bads)) == wins
 
 
+def test_companions_are_trials_as_good_as_the_winner(folds, monkeypatch):
+    """Three folds lose .40: one trial .401 evenly (worse beyond noise), one .40 with a spread (as good), one .45."""
+    points = good_points(900, folds.panel.bads)
+    values = iter([[0.4] * 3, *([[0.45] * 3] * (len(points) - 1)), [0.401] * 3, [0.398, 0.4, 0.4025], [0.45] * 3])
+    losses = iter(())
+
+    def curve(*_):
+        nonlocal losses
+        loss = next(losses, None)
+        if loss is None:
+            losses = iter(next(values))
+            loss = next(losses)
+        return np.array([loss]), np.array([0.6])
+
+    monkeypatch.setattr(tuning.estimator, "learning_curve", curve)
+    monkeypatch.setattr(tuning.estimator, "side_by_side", lambda work, items: [work(each) for each in items])
+    monkeypatch.setattr(tuning, "_hopeless", lambda *_: False)
+    study = memory_study()
+    found = search(folds, study, TuneSettings(trials=len(points) + 3))
+    spread = json.loads(trial_records(study)[len(points) + 1]["parameters"])
+    assert found.parameters == dict(points[0])
+    assert [each["parameters"] for each in found.companions] == [spread]
+
+
 def test_trials_fall_with_size_and_rise_where_the_search_pays():
     counts = [tuning.trial_count(rows, 40) for rows in (300, 6000, 20_000, 120_000, 1_000_000)]
     assert counts == [20, 40, 20, 12, 10]
@@ -140,6 +164,7 @@ def test_the_space_holds_its_good_points_and_fits_the_size(rows, bads):
         drawn = lightgbm_space(optuna.trial.FixedTrial(dict(point)), rows=rows, bads=bads)
         assert drawn == dict(point)
     assert most_leaves(310, 35) <= 15
+    assert most_leaves(4900, 190) == 190
     assert most_leaves(150_000, 10_000) == 512
 
 
