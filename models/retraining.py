@@ -1,4 +1,4 @@
-"""Whether a run proposes to retrain: where the checks of drift and of decline found something, and what it would move."""
+"""Whether a run proposes to retrain: what the checks of drift and of decline found, and what it would move."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def told(proposed: Mapping[str, Any]) -> str:
         return ""
     why = ", ".join(f"{each['code']} {each['title']}" for each in proposed["because"])
     if proposed["newer"] is False:
-        return f"retrain proposed ({why}), though training already ends at the newest mature outcomes, {proposed['until']}"
+        return (
+            f"retrain proposed ({why}), though training already ends at the newest mature outcomes, {proposed['until']}"
+        )
     moves = f" would move train.until from {proposed['until']} to {proposed['newest']}" if proposed["newer"] else ""
     return f"retrain proposed ({why}): `python -m pipeline retrain`{moves}"

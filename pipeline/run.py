@@ -1,7 +1,7 @@
 """One run from the outside: lock, check, heal, `dvc repro` in its own process group, the exit code of what happened.
 
 DVC flattens every exit code to 255, leaves its stages alive when it is killed, and can wedge on its own lock; this
-wrapper owns what DVC does not. A schedule calls it as `python -m pipeline run`; what it tells is `logbook` and `webhook`.
+wrapper owns what DVC does not. A schedule calls it as `python -m pipeline run`; `logbook` and `webhook` tell its end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from features.errors import (
     BusyRefused,
@@ -51,7 +52,9 @@ def owned() -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyRefused(
-                Problem("workspace", "free of other runs", f"a run of process {_owner()}", "Wait for it, then run again.")
+                Problem(
+                    "workspace", "free of other runs", f"a run of process {_owner()}", "Wait for it, then run again."
+                )
             ) from None
         command = " ".join(["python -m pipeline", *sys.argv[1:2]])
         handle.truncate(0)
@@ -202,6 +205,8 @@ def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # nothing of the group may outlive the run
         reader.join(5)  # whoever left the group may hold the pipe open for ever
+        if child.stdout is not None and not reader.is_alive():
+            child.stdout.close()
         (STATE / "group").unlink(missing_ok=True)
     if received:
         return 128 + received[0]
@@ -212,9 +217,19 @@ def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:
     return 128 - code if code < 0 else 1
 
 
+class _Nulls(RoundTripRepresenter):
+    """Writes null as `null`, not as nothing: only what is set is to change."""
+
+
+_Nulls.add_representer(
+    type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+
+
 def _write_params(*path: str, value: str) -> None:
-    """Set one value of params.yaml, keeping its comments; the file is replaced in one step."""
+    """Set one value of params.yaml, keeping its comments and nulls; the file is replaced in one step."""
     yaml = YAML()
+    yaml.Representer = _Nulls
     yaml.preserve_quotes = True
     yaml.width = 4096
     document = yaml.load(PARAMS_FILE.read_text(encoding="utf-8"))
@@ -330,7 +345,9 @@ def _reproduce(book: Logbook) -> int:
 
 def _look_into_links(book: Logbook) -> int:
     """Run ingest where the source has linked folders: to DVC they never change, and ingest says so in a second."""
-    return dvc("repro", "--force", "--single-item", "ingest", line=book.line) if has_linked_folders(source_name()) else 0
+    return (
+        dvc("repro", "--force", "--single-item", "ingest", line=book.line) if has_linked_folders(source_name()) else 0
+    )
 
 
 def retrain(*, log: str | None = None, strict: bool = False) -> int:
@@ -351,7 +368,11 @@ def retrain(*, log: str | None = None, strict: bool = False) -> int:
         _write_params("sources", source_name(), "train", "until", value=as_of)
         print(
             f"retrain: outcomes known before {as_of} train"
-            + (" as before: nothing newer is mature" if str(before) == as_of else f" (train.until was {before or 'null'})")
+            + (
+                " as before: nothing newer is mature"
+                if str(before) == as_of
+                else f" (train.until was {before or 'null'})"
+            )
         )
         return _reproduce(book)
 

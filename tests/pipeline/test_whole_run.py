@@ -416,8 +416,16 @@ def test_a_new_delivery_publishes_a_new_table_and_retrains_nothing(world):
     before = published(world)
     training = digests(world.folder, "featurise/training", "select", "tune", "train", "calibrate", "evaluate")
     world.set_params({"simulate": {"months": 61}})
-    after = world.pipeline("run")
+    after = world.pipeline("run", "--log", "json")
     assert after.returncode == 0, after.stdout[-3000:] + after.stderr[-3000:]
+    told = [json.loads(line) for line in after.stdout.splitlines()]
+    stages = {each["stage"]: each for each in told if each["record"] == "stage"}
+    assert list(stages) == list(STAGES)
+    assert (stages["train"]["outcome"], stages["publish"]["outcome"]) == ("unchanged", "done")
+    assert stages["publish"]["rows"] == told[-1]["current"]["rows"] == stages["decide"]["rows"] > 0
+    assert (told[-1]["record"], told[-1]["outcome"], told[-1]["exit_code"]) == ("summary", "published", 0)
+    customers = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")["customer_id"]
+    assert not [customer for customer in customers if customer in after.stdout + after.stderr]
     assert not {"select", "tune", "train", "calibrate", "evaluate", "promote"} & set(ran(after.stdout))
     assert digests(world.folder, "featurise/training", "select", "tune", "train", "calibrate", "evaluate") == training
     assert published(world)[0] != before[0]
