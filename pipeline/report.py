@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from models import portfolio
-from pipeline import charts
+from models import portfolio, retraining
+from pipeline import charts, document
 from pipeline.monitor import frame, plain, record
 from pipeline.params import Section, language
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -244,6 +244,7 @@ def page(
         chart=pictures(figures, words),
         evaluate=flat(figures["evaluate"]),
         spark=charts.spark,
+        retrain=retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"]),
     )
 
 
@@ -255,7 +256,13 @@ def main() -> None:
     text = page(figures, checks, worst, why, words, tongue)
     fresh(OUT)
     (OUT / "index.html").write_text(text, encoding="utf-8")
-    write_json(OUT / "figures.json", {**figures, "checks": checks, "worst": worst, "reasons": why})
+    proposed = retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"])
+    shown = {**figures, "checks": checks, "worst": worst, "reasons": why, "retrain": proposed}
+    write_json(OUT / "figures.json", shown)
+    told = document.told(tongue, {"report/figures.json": shown})
+    third = rendered("document.html.j2", tongue, d=told, run=figures["run"])
+    (OUT / "document.html").write_text(third, encoding="utf-8")
+    write_json(OUT / "document.json", document.figures(told))
     if why:
         shown = embedded(DATA / "explain/pictures")
         second = rendered("explanation.html.j2", tongue, w=words, run=figures["run"], why=why, picture=shown)
