@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from browsers import WIDTHS, chromium, faults
 from servers import free_port, postgres
 from workspaces import ROOT, Workspace, copy_project
 
@@ -230,6 +231,13 @@ def test_one_customer_is_explained_as_the_table_has_it(world, tmp_path):
     assert f"+{row['reason_1_points']:.2f}" in done.stdout  # the family's bar and the table's reason are one number
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert world.pipeline("explain", "nobody").returncode == 4
+
+
+def test_the_published_pages_are_whole_in_a_browser_on_a_desk_and_on_a_phone(world):
+    with chromium() as browser:
+        for page in sorted((world.folder / CURRENT / "report").glob("*.html")):
+            for width in WIDTHS:
+                assert faults(browser, page, width)[0] == [], (page.name, width)
 
 
 def test_a_second_repro_runs_no_stage(world):
