@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import yaml
 
 from models import portfolio, retraining
-from pipeline import charts, document
+from pipeline import charts, document, plotted
 from pipeline.monitor import frame, plain, record
 from pipeline.params import Section, language
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -263,6 +263,7 @@ def main() -> None:
     third = rendered("document.html.j2", tongue, d=told, run=figures["run"])
     (OUT / "document.html").write_text(third, encoding="utf-8")
     write_json(OUT / "document.json", document.figures(told))
+    plotted.write(shown, OUT / "plots")
     if why:
         shown = embedded(DATA / "explain/pictures")
         second = rendered("explanation.html.j2", tongue, w=words, run=figures["run"], why=why, picture=shown)

@@ -300,10 +300,35 @@ def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
     assert publication[0].data.params["explain.agreement.models"] == str(held["agreement"]["models"])
     logged = {item.path for item in client.list_artifacts(training[0].info.run_id, "plots")}
     assert {"plots/roc.png", "plots/calibration.png", "plots/lift.png"} <= logged
+    whole = {item.path for item in client.list_artifacts(publication[0].info.run_id, "report")}
+    assert {
+        f"report/{name}" for name in ("index.html", "document.html", "figures.json", "document.json", "plots")
+    } <= whole
+    reported = json.loads((world.folder / CURRENT / "report/figures.json").read_text())
+    for name in ("score_drift.now.psi", "realised.auc.value", "portfolio.total.exposure", "migration.12.worse"):
+        value = reported
+        for key in name.split("."):
+            value = value[key]
+        assert publication[0].data.metrics[f"report.{name}"] == pytest.approx(value)
     assert any(item.path == "trials.json" for item in client.list_artifacts(training[0].info.run_id))
     version = client.get_model_version_by_alias("bellwether-simulated", "champion")
     assert version.tags["model_version"] == training[0].data.tags["bellwether.candidate"]
     assert client.get_model_version_by_alias("bellwether-simulated", "challenger").version == version.version
+
+
+def test_every_plot_of_dvc_is_drawn_from_fields_that_its_file_holds(world):
+    flow = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    names = [next(iter(plot)) for plot in flow["plots"]]
+    for plot in flow["plots"]:
+        for axis in ("x", "y"):
+            ((path, fields),) = next(iter(plot.values()))[axis].items()
+            rows = json.loads((world.folder / path).read_text())
+            assert rows, path
+            assert {*([fields] if isinstance(fields, str) else fields)} <= rows[0].keys(), path
+    drawn = world.run("dvc", "plots", "show")
+    assert drawn.returncode == 0, drawn.stderr[-2000:]
+    page = (world.folder / "dvc_plots/index.html").read_text()
+    assert not [name for name in names if f'id = "{name}"' not in page and f'id="{name}"' not in page]
 
 
 def test_the_model_loaded_from_mlflow_gives_the_published_numbers(world):
