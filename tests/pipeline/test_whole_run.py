@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from books import execute, execute_without
 from browsers import WIDTHS, chromium, faults
 from servers import free_port, postgres
 from workspaces import ROOT, Workspace, copy_project
@@ -238,6 +239,24 @@ def test_the_published_pages_are_whole_in_a_browser_on_a_desk_and_on_a_phone(wor
         for page in sorted((world.folder / CURRENT / "report").glob("*.html")):
             for width in WIDTHS:
                 assert faults(browser, page, width)[0] == [], (page.name, width)
+
+
+def test_the_guided_tour_shows_features_and_one_customer(world, tmp_path):
+    told = execute_without("guided_tour.ipynb", "retrain", world.folder, tmp_path, PYTHONPATH=str(world.folder))
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")
+    stake = table["pd_12m"] * table["exposure"].astype(float)
+    row = table.loc[stake.idxmax()]
+    assert f"customer {row['customer_id']} on 2026-01-01" in told
+    assert row["reason_1_text"] in told
+
+
+@pytest.mark.slow
+def test_the_guided_tour_runs_whole_and_compares_two_models(world, tmp_path):
+    before = digests(world.folder, "train", "select", "publish")
+    told = execute("guided_tour.ipynb", world.folder, tmp_path, PYTHONPATH=str(world.folder))
+    assert "learning rate moves the AUC on unseen folds by" in told
+    assert int(told.split()[-1]) >= 9
+    assert digests(world.folder, "train", "select", "publish") == before
 
 
 def test_a_second_repro_runs_no_stage(world):
