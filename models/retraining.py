@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Drift: scores and features moved, customers lie outside what the model has seen. Decline: PDs of matured rows were
-# off, ranking got worse. A code that no check has is of no harm.
-DRIFT = ("M003", "M011", "M013")
-DECLINE = ("M007", "M012")
+# Drift: scores, features, the default rate or AUC to expect moved; customers lie outside what the model has seen.
+# Decline: ranking got worse, PDs of matured rows were off, in all or by grade.
+DRIFT = ("M003", "M011", "M013", "M019", "M020")
+DECLINE = ("M007", "M012", "M017", "M018")
 
 
 def proposal(checks: Sequence[Mapping[str, Any]], *, until: str | None, as_of: str | None) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from pipeline.stage import write_json
 
-NO_FIGURES = ("checks", "retrain", "worst")  # sentences, and rows of single customers
-DRAWN = (  # those that dvc.yaml draws: there on every run, empty where the run has none
-    "features_top", "labels_by_month", "model_by_grade", "portfolio_by_grade", "realised_by_grade", "reasons_families",
-    "score_drift_by_month",
-)  # fmt: skip
+NO_FIGURES = ("alerted", "checks", "retrain", "worst")  # sentences, and rows of single customers
+# Those that dvc.yaml draws: there on every run, empty where the run has none.
+DRAWN = ("features_top", "labels_by_month", "portfolio_by_grade", "reasons_families", "score_drift_by_month")
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -38,4 +37,4 @@ def records(figures: Any, name: str = "") -> dict[str, list[dict[str, Any]]]:
 def write(figures: dict[str, Any], folder: Path) -> None:
     """Write each list of records as <name>.json into the folder."""
     for name, rows in {**{key: [] for key in DRAWN}, **records(figures)}.items():
-        write_json(folder / f"{name}.json", rows)
+        write_json(folder / (re.sub(r"[^\w.-]", "_", name) + ".json"), rows)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,7 +299,6 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
     numbers |= {f"ingest.{name}".replace(":", "."): float(count) for name, count in quality.items()}
     held = tracking.flat(read_json(SOUNDNESS), "explain")  # shares are figures, whole numbers say on how many
     numbers |= {name: value for name, value in held.items() if type(value) is float}
-    numbers |= _of_report(version / "report/figures.json")
     tracking.log_publication(
         source=facts["source"],
         registry=read_json(Path("data/promote/verdict.json"))["registry"],
@@ -313,16 +311,6 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
         metrics=numbers | {"customers": float(table.num_rows)},
         artifacts=(version / "manifest.json", version / "report", Path("data/ingest/quality.json")),
     )
-
-
-def _of_report(path: Path) -> dict[str, float]:
-    """Return the single numbers among the report's figures; evaluate's are those of the training run already."""
-    figures = {name: part for name, part in read_json(path).items() if name != "evaluate"}
-    return {
-        re.sub(r"[^\w.\- /]", "_", name): float(value)
-        for name, value in tracking.flat(figures, "report").items()
-        if type(value) in (int, float)
-    }
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from models.checks import CHECKS
 from models.retraining import DECLINE, DRIFT, proposal, told
 
 
@@ -12,8 +11,8 @@ def check(code: str, answer: str, severity: str = "warn") -> dict:
     return {"code": code, "title": f"title of {code}", "title_zh": code, "severity": severity, "answer": answer}
 
 
-def test_every_code_that_counts_is_a_check():
-    assert {*DRIFT, *DECLINE} <= {each.code for each in CHECKS}
+def test_a_code_counts_once():
+    assert len({*DRIFT, *DECLINE}) == len(DRIFT) + len(DECLINE)
 
 
 @pytest.mark.parametrize("code", [*DRIFT, *DECLINE])

@@ -323,12 +323,6 @@ def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
     assert {
         f"report/{name}" for name in ("index.html", "document.html", "figures.json", "document.json", "plots")
     } <= whole
-    reported = json.loads((world.folder / CURRENT / "report/figures.json").read_text())
-    for name in ("score_drift.now.psi", "realised.auc.value", "portfolio.total.exposure", "migration.12.worse"):
-        value = reported
-        for key in name.split("."):
-            value = value[key]
-        assert publication[0].data.metrics[f"report.{name}"] == pytest.approx(value)
     assert any(item.path == "trials.json" for item in client.list_artifacts(training[0].info.run_id))
     version = client.get_model_version_by_alias("bellwether-simulated", "champion")
     assert version.tags["model_version"] == training[0].data.tags["bellwether.candidate"]
