@@ -244,7 +244,6 @@ def page(
         chart=pictures(figures, words),
         evaluate=flat(figures["evaluate"]),
         spark=charts.spark,
-        retrain=retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"]),
     )
 
 
@@ -252,12 +251,12 @@ def main() -> None:
     """Read what monitor, decide and explain left, write the pages and their figures."""
     params, tongue = Params.load(), language()
     figures, checks = read_json(DATA / "monitor/figures.json"), read_json(DATA / "monitor/checks.json")
+    figures["retrain"] = retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"])
     worst, why, words = worst_customers(params.worst_customers), reasons_told(), words_in(tongue)
     text = page(figures, checks, worst, why, words, tongue)
     fresh(OUT)
     (OUT / "index.html").write_text(text, encoding="utf-8")
-    proposed = retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"])
-    shown = {**figures, "checks": checks, "worst": worst, "reasons": why, "retrain": proposed}
+    shown = {**figures, "checks": checks, "worst": worst, "reasons": why}
     write_json(OUT / "figures.json", shown)
     told = document.told(tongue, {"report/figures.json": shown})
     third = rendered("document.html.j2", tongue, d=told, run=figures["run"])

@@ -8,9 +8,10 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
-from test_report import NASTY, make_run, run_stages, write_json
+from test_report import NASTY, make_run, run_stages, write, write_json
 from workspaces import ROOT
 
 CHAPTERS = [
@@ -209,3 +210,21 @@ def test_a_run_that_left_nothing_has_a_document_that_knows_nothing(tmp_path, mon
     assert len(unknown) > len(told) - 10
     assert all(page.by_place[fact["at"]][1] == "not known" for fact in unknown)
     assert not re.search(r"\bNone\b|Undefined", "".join(page.texts))
+
+
+def test_drift_proposes_a_retrain_on_the_page_in_the_document_and_in_the_figures(made, monkeypatch, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(made, root)
+    path = root / "data/featurise/scoring/features.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[rows["months_back"] == 0, "feature_3"] += 5
+    rows["as_of"] = rows["as_of"].astype("datetime64[ms]")
+    write(path, rows)
+    figures, page, _ = documented(root, monkeypatch)
+    index = (root / "data/report/index.html").read_text(encoding="utf-8")
+    assert "A retrain is proposed, by M011: `python -m pipeline retrain` would move" in index
+    assert "from 2025-01-01 to 2026-01-01" in index
+    proposed = json.loads((root / "data/report/figures.json").read_text())["retrain"]
+    assert (proposed["proposed"], proposed["newer"]) == (True, True)
+    assert [row[0] for table in figures["stability"]["tables"][1:] for row in table["rows"]] == ["M011"]
+    assert page.by_place["report/figures.json#/retrain/proposed"][1] == "yes"
