@@ -41,13 +41,14 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
-def faults(browser: Any, path: Path, width: int, picture: Path | None = None) -> tuple[list[str], int]:
-    """Open a page from disk at a width in pixels; return what is wrong with it and how many pictures it holds.
+def faults(browser: Any, path: Path, *widths: int) -> tuple[list[str], int]:
+    """Open a page from disk, look at each width in pixels; return what is wrong and how many pictures the page holds.
 
     Wrong: anything on the console, an error of the page, a request that leaves the disk or fails, a picture without
     marks or width, a page wider than the window, a link to a file or a place that is not there.
     """
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": widths[0], "height": 900})
+    page.set_default_timeout(200_000)  # a busy machine is no fault of the page
     heard: list[str] = []
     page.on("console", lambda message: heard.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: heard.append(f"error: {error}"))
@@ -59,13 +60,14 @@ def faults(browser: Any, path: Path, width: int, picture: Path | None = None) ->
     try:
         page.goto(path.as_uri(), wait_until="load")
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
-        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-        page.wait_for_timeout(50)
-        pictures = page.evaluate(PICTURES)
-        heard += [f"picture {number} ({kind}): {wide:.0f} px wide, {'' if drawn else 'not '}drawn"
-                  for number, (kind, wide, drawn) in enumerate(pictures) if not drawn or wide < 40]  # fmt: skip
-        full = page.evaluate("document.documentElement.scrollWidth")
-        heard += [f"{full} px wide in a window of {width}"] if full > width else []
+        for width in widths:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+            pictures = page.evaluate(PICTURES)
+            heard += [f"picture {number} ({kind}): {wide:.0f} px wide, {'' if drawn else 'not '}drawn, at {width}"
+                      for number, (kind, wide, drawn) in enumerate(pictures) if not drawn or wide < 40]  # fmt: skip
+            full = page.evaluate("document.documentElement.scrollWidth")
+            heard += [f"{full} px wide in a window of {width}"] if full > width else []
         for link in page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)"):
             parts = urlsplit(link)
             target = Path(unquote(parts.path))
@@ -74,8 +76,6 @@ def faults(browser: Any, path: Path, width: int, picture: Path | None = None) ->
             elif target == path and parts.fragment:
                 there = page.evaluate("name => document.getElementById(name) !== null", unquote(parts.fragment))
                 heard += [] if there else [f"link to no place: #{parts.fragment}"]
-        if picture is not None:
-            page.screenshot(path=picture, full_page=True)
     finally:
         page.close()
     return heard, len(pictures)

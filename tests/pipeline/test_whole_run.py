@@ -237,8 +237,7 @@ def test_one_customer_is_explained_as_the_table_has_it(world, tmp_path):
 def test_the_published_pages_are_whole_in_a_browser_on_a_desk_and_on_a_phone(world):
     with chromium() as browser:
         for page in sorted((world.folder / CURRENT / "report").glob("*.html")):
-            for width in WIDTHS:
-                assert faults(browser, page, width)[0] == [], (page.name, width)
+            assert faults(browser, page, *WIDTHS)[0] == [], page.name
 
 
 def test_the_guided_tour_shows_features_and_one_customer(world, tmp_path):
@@ -617,6 +616,13 @@ def test_a_champion_set_by_hand_sticks_through_the_next_run(world):
     assert "reviewed" in world.pipeline("champion", "show").stdout
     assert world.pipeline("run").returncode == 0
     assert "reviewed" in world.pipeline("champion", "show").stdout
+    told = json.loads((world.folder / "data/promote/changes.json").read_text())
+    assert {(each["model_version"], each["decision"]) for each in told} == {
+        (version, "first"),
+        (version, "set by hand"),
+    }
+    assert told[-1] | {"author": "risk", "reasons": ["reviewed"]} == told[-1]
+    assert "reviewed" in (world.folder / CURRENT / "report/document.html").read_text()
 
 
 def test_usage_errors_end_with_code_4(workspace):
