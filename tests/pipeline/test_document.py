@@ -14,6 +14,8 @@ import yaml
 from test_report import NASTY, make_run, run_stages, write, write_json
 from workspaces import ROOT
 
+from pipeline import bundle, plotted, promote
+
 CHAPTERS = [
     "purpose", "data", "population", "default", "features", "method", "performance", "calibration", "stability", "limits",
     "changes", "sign_off",
@@ -228,3 +230,36 @@ def test_drift_proposes_a_retrain_on_the_page_in_the_document_and_in_the_figures
     assert (proposed["proposed"], proposed["newer"]) == (True, True)
     assert [row[0] for table in figures["stability"]["tables"][1:] for row in table["rows"]] == ["M011"]
     assert page.by_place["report/figures.json#/retrain/proposed"][1] == "yes"
+
+
+def test_the_log_of_changes_is_kept_in_order_once_and_survives_a_torn_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = {"model_version": "a", "decision": "first", "champion": "a"}
+    later = {"model_version": "b", "decision": "kept", "champion": "a"}
+    for facts in (first, first, later):
+        bundle.note_change("shop", **facts)
+    log = bundle.CHANGES / "shop.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"model_version": "c')
+    assert bundle.changes("shop") == [first, later]
+    bundle.note_change("shop", **first)
+    assert bundle.changes("shop") == [first, later, first]
+    assert bundle.changes("another") == []
+    write_json(bundle.CHAMPION / "old.json", {"model_version": "z", "author": "risk", "reason": "before the log"})
+    (told,) = promote._changes("old", "z")
+    assert (told["champion"], told["author"], told["decision"]) == ("z", "risk", "before the log")
+    assert promote._changes("shop", "a") == [first, later, first]
+
+
+def test_plots_hold_every_list_of_records_and_no_customer(tmp_path):
+    figures = {
+        "model": {"by_month": [{"group": "2024-01", "auc": {"value": 0.8, "low": 0.7}, "bins": [1, 2]}], "roc": [[0, 0], [1, 1]]},
+        "segments": {"a/../b": [{"level": "x", "rows": 3}]},
+        "worst": [{"customer_id": "c1", "pd": 0.5}], "deep": {"shown": [{"customer_id": "c2"}]}, "checks": [{"code": "M001"}],
+    }  # fmt: skip
+    plotted.write(figures, tmp_path / "plots")
+    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "plots").iterdir()}
+    assert found["model_by_month.json"] == [{"group": "2024-01", "auc_value": 0.8, "auc_low": 0.7}]
+    assert found["segments_a_.._b.json"] == [{"level": "x", "rows": 3}]
+    assert {name for name, rows in found.items() if not rows} == {f"{name}.json" for name in plotted.DRAWN}
+    assert len(found) == 2 + len(plotted.DRAWN)
+    assert not re.search("c1|c2|M001", json.dumps(found))
