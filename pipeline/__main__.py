@@ -33,14 +33,13 @@ def _day(text: str) -> str:
 def _run(arguments: argparse.Namespace) -> int:
     from pipeline import run
 
-    return run.run(as_of=arguments.as_of)
+    return run.run(as_of=arguments.as_of, log=arguments.log, strict=arguments.webhook_strict)
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
-    del arguments
     from pipeline import run
 
-    return run.retrain()
+    return run.retrain(log=arguments.log, strict=arguments.webhook_strict)
 
 
 def _span(text: str) -> timedelta:
@@ -143,7 +142,12 @@ def parser() -> argparse.ArgumentParser:
 
     run = add("run", _run, "Run the pipeline, publish, and say in the exit code what happened.")
     run.add_argument("--as-of", type=_day, help="write this as_of (YYYY-MM-DD or latest) into params.yaml first")
-    add("retrain", _retrain, "Move train.until to the run's as_of in params.yaml, then run.")
+    again = add("retrain", _retrain, "Move train.until to the newest mature outcomes in params.yaml, then run.")
+    for job in (run, again):
+        job.add_argument("--log", choices=("text", "json"), help="json: one object a line (or BELLWETHER_LOG=json)")
+        job.add_argument(
+            "--webhook-strict", action="store_true", help="end with 8 where BELLWETHER_WEBHOOK could not be told"
+        )
     status = add("status", _status, "Say what is published, how old, from which model and data.")
     status.add_argument("--max-age", type=_span, help="exit with 3 where as_of is older: 35d, 48h")
     add("verify", _verify, "Re-hash the published versions and the champion; compare the sink with what is current.")

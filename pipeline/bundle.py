@@ -18,6 +18,7 @@ from pipeline.stage import read_json, write_json
 
 BUNDLES = Path("data/promote/bundles")  # <source>/<model_version>/: each candidate that was ever judged
 CHAMPION = Path("data/promote/champion")  # <source>/: the whole bundle of the one that scores
+CHANGES = Path("data/promote/changes")  # <source>.jsonl: what was judged and who became champion, oldest first
 SCORER = Path("data/promote/scorer")
 
 
@@ -84,6 +85,29 @@ def make_champion(source: str, version: str, *, author: str, reason: str) -> Non
     fresh.replace(pointer)
     facts = {key: value for key, value in manifest(folder).items() if key != "files"}
     write(CHAMPION / source, files, **facts)
+
+
+def note_change(source: str, **facts: Any) -> None:
+    """Append what was decided on a model to the source's log of changes, unless its last line says so already."""
+    log = CHANGES / f"{source}.jsonl"
+    if changes(source)[-1:] == [facts]:
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    torn = log.exists() and log.stat().st_size > 0 and not log.read_bytes().endswith(b"\n")
+    with log.open("a", encoding="utf-8") as handle:
+        handle.write(("\n" if torn else "") + json.dumps(facts, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def changes(source: str) -> list[dict[str, Any]]:
+    """Return the source's log of changes, oldest first; a line torn by a kill is left out."""
+    log = CHANGES / f"{source}.jsonl"
+    found = []
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
 
 
 def restore_champion(source: str) -> None:

@@ -30,6 +30,9 @@ def set_champion(version: str, *, author: str, reason: str) -> int:
     params = Params.load()
     with owned():
         bundle.make_champion(source, version, author=author, reason=reason)
+        bundle.note_change(
+            source, model_version=version, decision="set by hand", author=author, reasons=[reason], champion=version
+        )
         tracking.mirror_champion(source, params.registry, version, strict=params.tracking_strict)
     print(f"champion of {source} is {version}; `python -m pipeline run` scores and publishes with it")
     return 0

@@ -193,6 +193,7 @@ def main() -> None:
             _lay_out(bundle.read(bundle.CHAMPION / source), champion, source, experiment=False)
     verdict |= {"champion": champion, "source": source, "registry": params.registry, "experiment": experiment}
     write_json(ROOT / "verdict.json", verdict)
+    write_json(ROOT / "changes.json", _changes(source, champion))
     if verdict["candidate"] is not None:
         _track(params, source, verdict, evaluated)
     reasons = "; ".join(verdict["reasons"])
@@ -225,7 +226,25 @@ def _judge_once(params: Params, source: str, files: dict[str, bytes], candidate:
         "compared_with": champion, "figures": dict(judgement.figures),
     }  # fmt: skip
     write_json(record, verdict)
+    if decision != "unchanged":
+        trained = read_json(Path("data/train/summary.json"))
+        bundle.note_change(
+            source, model_version=candidate, decision=decision, author="pipeline", reasons=list(judgement.reasons),
+            champion=bundle.champion_version(source), git_commit=tracking.git_commit(),
+            train_until=trained["settings"]["until"], train_rows=trained["rows"],
+            test_auc=read_json(Path("data/evaluate/metrics.json")).get("test.auc"),
+        )  # fmt: skip
     return verdict
+
+
+def _changes(source: str, champion: str | None) -> list[dict[str, Any]]:
+    """Return the source's log of changes; a champion of before there was one is its only line."""
+    found = bundle.changes(source)
+    if champion is not None and champion not in {each["champion"] for each in found}:
+        pointer = read_json(bundle.CHAMPION / f"{source}.json")
+        told = {"decision": pointer["reason"], "author": pointer["author"], "reasons": ["of before there was a log"]}
+        found.append({"model_version": champion, "champion": champion, **told})
+    return found
 
 
 def _lay_out(files: dict[str, bytes], version: str, source: str, *, experiment: bool) -> None:

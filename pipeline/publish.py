@@ -41,10 +41,12 @@ STATEMENT = """\
 CONTRACT = Path("data/contracts/scored_customers.v1.json")
 PREVIEW = versions.PUBLISH / "preview"
 # What a rebuild needs besides commit, deliveries, scorer and compared version, kept under the same paths in inputs/:
-# evaluate's figures and select's parts are of a training that is not repeated.
+# evaluate's figures, select's parts and what the model document tells are of a training that is not repeated.
 INPUTS = (
     Path("params.yaml"), Path("dvc.lock"), Path("requirements/run.lock"), Path("data/overrides.csv"), CONTRACT,
     Path("data/ingest/ledger.json"), Path("data/promote/verdict.json"), Path("data/evaluate"), Path("data/select"),
+    Path("data/promote/changes.json"), Path("data/train/summary.json"), Path("data/tune/summary.json"),
+    Path("data/tune/parameters.json"), Path("data/calibrate/summary.json"),
 )  # fmt: skip
 FORMULA = r"^\s*[=+\-@\t\r\x00]"  # what a spreadsheet would run (OWASP ASVS 1.2.10)
 
@@ -198,6 +200,7 @@ def write() -> Written:
         "data_version": decided["data_version"],
         "table": sha256(TABLE),
         "report": sha256(Path("data/report/index.html")),
+        "document": sha256(Path("data/report/document.html")),
         "compared_with": compared["run_id"] if compared else None,
         "contract": sha256(CONTRACT),
     }
@@ -306,7 +309,7 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
         | tracking.dvc_hashes(),
         params={name: str(value) for name, value in held.items() if type(value) is int},
         metrics=numbers | {"customers": float(table.num_rows)},
-        artifacts=(version / "manifest.json", version / "report" / "index.html", Path("data/ingest/quality.json")),
+        artifacts=(version / "manifest.json", version / "report", Path("data/ingest/quality.json")),
     )
 
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from models import portfolio
-from pipeline import charts
+from models import portfolio, retraining
+from pipeline import charts, document, plotted
 from pipeline.monitor import frame, plain, record
 from pipeline.params import Section, language
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -251,11 +251,18 @@ def main() -> None:
     """Read what monitor, decide and explain left, write the pages and their figures."""
     params, tongue = Params.load(), language()
     figures, checks = read_json(DATA / "monitor/figures.json"), read_json(DATA / "monitor/checks.json")
+    figures["retrain"] = retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"])
     worst, why, words = worst_customers(params.worst_customers), reasons_told(), words_in(tongue)
     text = page(figures, checks, worst, why, words, tongue)
     fresh(OUT)
     (OUT / "index.html").write_text(text, encoding="utf-8")
-    write_json(OUT / "figures.json", {**figures, "checks": checks, "worst": worst, "reasons": why})
+    shown = {**figures, "checks": checks, "worst": worst, "reasons": why}
+    write_json(OUT / "figures.json", shown)
+    told = document.told(tongue, {"report/figures.json": shown})
+    third = rendered("document.html.j2", tongue, d=told, run=figures["run"])
+    (OUT / "document.html").write_text(third, encoding="utf-8")
+    write_json(OUT / "document.json", document.figures(told))
+    plotted.write(shown, OUT / "plots")
     if why:
         shown = embedded(DATA / "explain/pictures")
         second = rendered("explanation.html.j2", tongue, w=words, run=figures["run"], why=why, picture=shown)

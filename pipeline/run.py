@@ -1,7 +1,7 @@
 """One run from the outside: lock, check, heal, `dvc repro` in its own process group, the exit code of what happened.
 
 DVC flattens every exit code to 255, leaves its stages alive when it is killed, and can wedge on its own lock; this
-wrapper owns what DVC does not. A schedule calls it as `python -m pipeline run`.
+wrapper owns what DVC does not. A schedule calls it as `python -m pipeline run`; `logbook` and `webhook` tell its end.
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ import importlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from features.errors import (
     BusyRefused,
     ConfigurationRefused,
-    DataRefused,
     Problem,
     Refusal,
     ResourceRefused,
     ServiceRefused,
 )
+from pipeline import webhook
+from pipeline.logbook import FORMAT, Logbook, now, sentence
 from pipeline.params import PARAMS_FILE, STAGES, overrides, read_params, resolved_as_of, source_name
 from pipeline.raw import has_linked_folders
 from pipeline.stage import RECORD, read_json
@@ -46,16 +51,29 @@ def owned() -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            handle.seek(0)
-            owner = handle.read().strip() or "unknown"
             raise BusyRefused(
-                Problem("workspace", "free of other runs", f"a run of process {owner}", "Wait for it, then run again.")
+                Problem(
+                    "workspace", "free of other runs", f"a run of process {_owner()}", "Wait for it, then run again."
+                )
             ) from None
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"{os.getpid()}")
+        command = " ".join(["python -m pipeline", *sys.argv[1:2]])
+        handle.truncate(0)
+        handle.write(f"{os.getpid()} ({command}, since {now():%Y-%m-%d %H:%M:%S} UTC, on {socket.gethostname()})")
         handle.flush()
-        yield
+        try:
+            yield
+        finally:
+            handle.truncate(0)  # the next owner may be asked for before he has signed
+
+
+def _owner() -> str:
+    """Return who holds the lock: process, command, since when, on which machine; waits a moment for him to sign."""
+    for _ in range(10):
+        owner = (STATE / "lock").read_text(encoding="utf-8").strip()
+        if owner:
+            return owner
+        time.sleep(0.05)
+    return "unknown"
 
 
 def preflight() -> None:
@@ -153,16 +171,22 @@ def _readable(path: Path) -> bool:
     return True
 
 
-def dvc(*arguments: str) -> int:
+def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:
     """Run dvc in a process group of its own and return an exit code of ARCHITECTURE's list.
 
     A signal to this process ends the whole group. A stage that refuses leaves its code in a record that this reads.
+    line: takes each line that dvc and its stages print on stdout.
     """
     failure = (STATE / "failure.json").resolve()
     failure.unlink(missing_ok=True)
     environment = dict(os.environ) | {RECORD: str(failure), "PYTHONUNBUFFERED": "1"}
     executable = Path(sys.executable).parent / "dvc"
-    child = subprocess.Popen([str(executable), *arguments], env=environment, start_new_session=True)
+    child = subprocess.Popen(
+        [str(executable), *arguments], env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    reader = threading.Thread(target=lambda: [line(text.rstrip("\n")) for text in child.stdout or ()], daemon=True)
+    reader.start()
     (STATE / "group").write_text(f"{child.pid} {_started(child.pid)}", encoding="utf-8")
     received: list[int] = []
 
@@ -180,6 +204,9 @@ def dvc(*arguments: str) -> int:
             signal.signal(number, handler)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # nothing of the group may outlive the run
+        reader.join(5)  # whoever left the group may hold the pipe open for ever
+        if child.stdout is not None and not reader.is_alive():
+            child.stdout.close()
         (STATE / "group").unlink(missing_ok=True)
     if received:
         return 128 + received[0]
@@ -190,9 +217,19 @@ def dvc(*arguments: str) -> int:
     return 128 - code if code < 0 else 1
 
 
+class _Nulls(RoundTripRepresenter):
+    """Writes null as `null`, not as nothing: only what is set is to change."""
+
+
+_Nulls.add_representer(
+    type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+)
+
+
 def _write_params(*path: str, value: str) -> None:
-    """Set one value of params.yaml, keeping its comments; the file is replaced in one step."""
+    """Set one value of params.yaml, keeping its comments and nulls; the file is replaced in one step."""
     yaml = YAML()
+    yaml.Representer = _Nulls
     yaml.preserve_quotes = True
     yaml.width = 4096
     document = yaml.load(PARAMS_FILE.read_text(encoding="utf-8"))
@@ -232,18 +269,60 @@ def _ensure_repository() -> None:
         )
 
 
-def run(*, as_of: str | None = None) -> int:
-    """Run all that changed and publish; return the exit code."""
+def _tell(command: str, log: str | None, action: Callable[[Logbook], int], *, strict: bool) -> int:
+    """Own the workspace, act, and tell how it ended: a line, or JSON lines, and whom the environment names.
+
+    strict: a webhook that could not be told ends an otherwise good run with exit code 8. One refused because another
+    run owns the workspace tells no webhook: that run will.
+    """
+    form = log or os.environ.get(FORMAT) or "text"
+    if form not in ("text", "json"):
+        raise ConfigurationRefused(Problem(FORMAT, "text or json", repr(form), "Correct or unset it."))
     _ensure_repository()
-    with owned():
+    book = Logbook(command, as_json=form == "json")
+    try:
+        with owned():
+            code, late = 1, None  # what neither returns nor refuses is a bug of ours
+            (STATE / "failure.json").unlink(missing_ok=True)
+            try:
+                with contextlib.redirect_stdout(book):
+                    code = action(book)
+            except Refusal as refusal:
+                code = refusal.exit_code
+                book.problems(refusal.problems)
+                raise
+            except KeyboardInterrupt:
+                code = 128 + signal.SIGINT
+                raise
+            finally:
+                record = STATE / "failure.json"
+                facts = book.summary(code, read_json(record) if record.exists() else None)
+                book.end(facts)
+                late = webhook.deliver(facts, sentence(facts))
+                if late is not None:
+                    book.emit("webhook", delivered=False, why=late)
+                    print(f"{command}: the webhook was not told: {late}", file=sys.stderr, flush=True)
+    except BusyRefused as refusal:
+        book.problems(refusal.problems)
+        book.emit("summary", **book.summary(refusal.exit_code))
+        raise
+    return ServiceRefused.exit_code if late is not None and strict and code == 0 else code
+
+
+def run(*, as_of: str | None = None, log: str | None = None, strict: bool = False) -> int:
+    """Run all that changed and publish; return the exit code. log: text or json, else as the environment says."""
+
+    def act(book: Logbook) -> int:
         if as_of is not None:
             key = ("sources", source_name(), "as_of") if "as_of" in overrides(source_name()) else ("as_of",)
             _write_params(*key, value=as_of)
         preflight()
-        return _reproduce()
+        return _reproduce(book)
+
+    return _tell("run", log, act, strict=strict)
 
 
-def _reproduce() -> int:
+def _reproduce(book: Logbook) -> int:
     """Heal, repro, and set `current` right where only the link was lost."""
     from pipeline import sinks, versions
 
@@ -254,36 +333,47 @@ def _reproduce() -> int:
         # An experiment left its candidate in scorer/; to DVC it counts as up to date. Its training comes first, or the
         # experiment's own model would be judged as if it were a candidate.
         for step in (("evaluate",), ("--force", "--single-item", "promote")):
-            code = dvc("repro", *step)
+            code = dvc("repro", *step, line=book.line)
             if code:
                 return code
-    if has_linked_folders(source_name()):  # to DVC they never change; where nothing did, ingest says so in a second
-        code = dvc("repro", "--force", "--single-item", "ingest")
-        if code:
-            return code
-    code = dvc("repro")
+    code = _look_into_links(book) or dvc("repro", line=book.line)
     if code == 0:
         versions.repair_current()
-        print(f"run: {versions.describe_current()}", flush=True)
         sinks.follow()
-    elif code == ServiceRefused.exit_code and read_json(STATE / "failure.json")["stage"] == "publish":
-        print(f"run: published, but not everywhere (exit code {code}); {versions.describe_current()}", file=sys.stderr)
-    else:
-        print(f"run: nothing published (exit code {code}); {versions.describe_current()}", file=sys.stderr, flush=True)
     return code
 
 
-def retrain() -> int:
-    """Move train.until of the source to the as_of of the data at hand, then run."""
-    _ensure_repository()
-    with owned():
+def _look_into_links(book: Logbook) -> int:
+    """Run ingest where the source has linked folders: to DVC they never change, and ingest says so in a second."""
+    return (
+        dvc("repro", "--force", "--single-item", "ingest", line=book.line) if has_linked_folders(source_name()) else 0
+    )
+
+
+def retrain(*, log: str | None = None, strict: bool = False) -> int:
+    """Move train.until of the source to the as_of of the data at hand, where the newest mature outcomes end; then run.
+
+    Ingest runs first: a delivery that came since the last run counts.
+    """
+
+    def act(book: Logbook) -> int:
         preflight()
-        known = Path("data/ingest/as_of.json")
-        if not known.exists() or read_json(known).get("source") != source_name():
-            code = dvc("repro", "ingest")
-            if code:
-                return code
-        if not known.exists():
-            raise DataRefused(Problem(str(known), "written by ingest", "no such file", "Run the pipeline first."))
-        _write_params("sources", source_name(), "train", "until", value=str(read_json(known)["as_of"]))
-        return _reproduce()
+        heal()
+        code = dvc("repro", "ingest", line=book.line) or _look_into_links(book)
+        if code:
+            return code
+        from pipeline.train import Params as Train
+
+        as_of, before = str(read_json(Path("data/ingest/as_of.json"))["as_of"]), Train.load().until
+        _write_params("sources", source_name(), "train", "until", value=as_of)
+        print(
+            f"retrain: outcomes known before {as_of} train"
+            + (
+                " as before: nothing newer is mature"
+                if str(before) == as_of
+                else f" (train.until was {before or 'null'})"
+            )
+        )
+        return _reproduce(book)
+
+    return _tell("retrain", log, act, strict=strict)

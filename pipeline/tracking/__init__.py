@@ -23,6 +23,7 @@ from pipeline.tracking.plots import figures
 STORE = Path("mlruns")
 # mlflow would name the account and a path of the machine
 ANONYMOUS = {"mlflow.user": "pipeline", "mlflow.source.name": "pipeline"}
+BATCH = 500  # metrics at once; a server takes 1,000
 PIP_REQUIREMENTS = ("lightgbm", "numpy", "pandas", "scipy")
 
 
@@ -162,11 +163,7 @@ def log_training(training: Training, *, strict: bool) -> None:
                 mlflow.set_tags(tags)
                 mlflow.log_params({key: value[:500] for key, value in training.params.items()})
                 mlflow.log_metrics(dict(training.metrics))
-                for path in training.artifacts:
-                    if path.is_dir():
-                        mlflow.log_artifacts(str(path), artifact_path=path.name)
-                    elif path.exists():
-                        mlflow.log_artifact(str(path))
+                _log_artifacts(training.artifacts)
                 for name, figure in figures(training.plots).items():
                     mlflow.log_figure(figure, f"plots/{name}")
                 if training.trials is not None and training.trials.exists():
@@ -176,6 +173,17 @@ def log_training(training: Training, *, strict: bool) -> None:
                 log_model(training.bundle)
         if training.experiment is None:
             _mirror(client, training, run_id)
+
+
+def _log_artifacts(paths: tuple[Path, ...]) -> None:
+    """Log files by their names, and folders with their content below their names."""
+    import mlflow
+
+    for path in paths:
+        if path.is_dir():
+            mlflow.log_artifacts(str(path), artifact_path=path.name)
+        elif path.exists():
+            mlflow.log_artifact(str(path))
 
 
 def log_model(bundle: Path) -> None:
@@ -247,7 +255,7 @@ def log_publication(
             kind = {"bellwether.kind": "publication", "bellwether.publication": run_id}
             mlflow.set_tags(dict(tags) | ANONYMOUS | kind)
             mlflow.log_params(dict(params))
-            mlflow.log_metrics(dict(metrics))
-            for path in artifacts:
-                if path.exists():
-                    mlflow.log_artifact(str(path))
+            numbers = sorted(metrics.items())
+            for start in range(0, len(numbers), BATCH):
+                mlflow.log_metrics(dict(numbers[start : start + BATCH]))
+            _log_artifacts(artifacts)

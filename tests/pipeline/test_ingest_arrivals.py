@@ -290,16 +290,18 @@ def test_a_past_date_sees_after_any_increments_what_was_known_then(room, added):
 
 def test_a_run_has_ingest_look_behind_linked_folders_which_dvc_does_not(room, monkeypatch):
     from pipeline import run
+    from pipeline.logbook import Logbook
 
+    book = Logbook("run", as_json=False)
     first(["a,1,2021-01-05,1,2021-01-06"])
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(run, "dvc", lambda *arguments: asked.append(arguments) or int(arguments == ("repro",)))
-    run._reproduce()
+    monkeypatch.setattr(run, "dvc", lambda *arguments, **_: asked.append(arguments) or int(arguments == ("repro",)))
+    run._reproduce(book)
     assert asked == [("repro",)]
     Path("data/raw/shop/2021-01").rename(room / "lake")
     Path("data/raw/shop/2021-01").symlink_to(room / "lake", target_is_directory=True)
     asked.clear()
-    run._reproduce()
+    run._reproduce(book)
     assert asked == [("repro", "--force", "--single-item", "ingest"), ("repro",)]
 
 

@@ -458,12 +458,18 @@ def test_a_run_ends_with_8_says_that_the_files_stand_and_the_next_run_brings_the
     params("BELLWETHER_URL")
     run.STATE.mkdir()
     Path("data/raw/shop").mkdir(parents=True)
-    (run.STATE / "failure.json").write_text('{"stage": "publish", "exit_code": 8}')
-    monkeypatch.setattr(run, "dvc", lambda *_: 8)
-    assert run._reproduce() == 8
+    monkeypatch.setattr(run, "_ensure_repository", lambda: None)
+    monkeypatch.setattr(run, "preflight", lambda: None)
+
+    def refuse(*_, **__) -> int:
+        (run.STATE / "failure.json").write_text('{"stage": "publish", "exit_code": 8}')
+        return 8
+
+    monkeypatch.setattr(run, "dvc", refuse)
+    assert run.run() == 8
     assert "published, but not everywhere" in capsys.readouterr().err
-    monkeypatch.setattr(run, "dvc", lambda *_: 0)
-    assert run._reproduce() == 0
+    monkeypatch.setattr(run, "dvc", lambda *_, **__: 0)
+    assert run.run() == 0
     assert "holds a: 40 customers written" in capsys.readouterr().out
     assert "value for value" in postgres.verify(sink, folder)
     assert os.environ["BELLWETHER_URL"] == url

@@ -16,6 +16,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from books import execute, execute_without
+from browsers import WIDTHS, chromium, faults
 from servers import free_port, postgres
 from workspaces import ROOT, Workspace, copy_project
 
@@ -232,6 +234,30 @@ def test_one_customer_is_explained_as_the_table_has_it(world, tmp_path):
     assert world.pipeline("explain", "nobody").returncode == 4
 
 
+def test_the_published_pages_are_whole_in_a_browser_on_a_desk_and_on_a_phone(world):
+    with chromium() as browser:
+        for page in sorted((world.folder / CURRENT / "report").glob("*.html")):
+            assert faults(browser, page, *WIDTHS)[0] == [], page.name
+
+
+def test_the_guided_tour_shows_features_and_one_customer(world, tmp_path):
+    told = execute_without("guided_tour.ipynb", "retrain", world.folder, tmp_path, PYTHONPATH=str(world.folder))
+    table = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")
+    stake = table["pd_12m"] * table["exposure"].astype(float)
+    row = table.loc[stake.idxmax()]
+    assert f"customer {row['customer_id']} on 2026-01-01" in told
+    assert row["reason_1_text"] in told
+
+
+@pytest.mark.slow
+def test_the_guided_tour_runs_whole_and_compares_two_models(world, tmp_path):
+    before = digests(world.folder, "train", "select", "publish")
+    told = execute("guided_tour.ipynb", world.folder, tmp_path, PYTHONPATH=str(world.folder))
+    assert "learning rate moves the AUC on unseen folds by" in told
+    assert int(told.split()[-1]) >= 9
+    assert digests(world.folder, "train", "select", "publish") == before
+
+
 def test_a_second_repro_runs_no_stage(world):
     again = world.run("dvc", "repro")
     assert again.returncode == 0
@@ -292,10 +318,29 @@ def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
     assert publication[0].data.params["explain.agreement.models"] == str(held["agreement"]["models"])
     logged = {item.path for item in client.list_artifacts(training[0].info.run_id, "plots")}
     assert {"plots/roc.png", "plots/calibration.png", "plots/lift.png"} <= logged
+    whole = {item.path for item in client.list_artifacts(publication[0].info.run_id, "report")}
+    assert {
+        f"report/{name}" for name in ("index.html", "document.html", "figures.json", "document.json", "plots")
+    } <= whole
     assert any(item.path == "trials.json" for item in client.list_artifacts(training[0].info.run_id))
     version = client.get_model_version_by_alias("bellwether-simulated", "champion")
     assert version.tags["model_version"] == training[0].data.tags["bellwether.candidate"]
     assert client.get_model_version_by_alias("bellwether-simulated", "challenger").version == version.version
+
+
+def test_every_plot_of_dvc_is_drawn_from_fields_that_its_file_holds(world):
+    flow = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    names = [next(iter(plot)) for plot in flow["plots"]]
+    for plot in flow["plots"]:
+        for axis in ("x", "y"):
+            ((path, fields),) = next(iter(plot.values()))[axis].items()
+            rows = json.loads((world.folder / path).read_text())
+            assert rows, path
+            assert {*([fields] if isinstance(fields, str) else fields)} <= rows[0].keys(), path
+    drawn = world.run("dvc", "plots", "show")
+    assert drawn.returncode == 0, drawn.stderr[-2000:]
+    page = (world.folder / "dvc_plots/index.html").read_text()
+    assert not [name for name in names if f'id = "{name}"' not in page and f'id="{name}"' not in page]
 
 
 def test_the_model_loaded_from_mlflow_gives_the_published_numbers(world):
@@ -416,8 +461,16 @@ def test_a_new_delivery_publishes_a_new_table_and_retrains_nothing(world):
     before = published(world)
     training = digests(world.folder, "featurise/training", "select", "tune", "train", "calibrate", "evaluate")
     world.set_params({"simulate": {"months": 61}})
-    after = world.pipeline("run")
+    after = world.pipeline("run", "--log", "json")
     assert after.returncode == 0, after.stdout[-3000:] + after.stderr[-3000:]
+    told = [json.loads(line) for line in after.stdout.splitlines()]
+    stages = {each["stage"]: each for each in told if each["record"] == "stage"}
+    assert list(stages) == list(STAGES)
+    assert (stages["train"]["outcome"], stages["publish"]["outcome"]) == ("unchanged", "done")
+    assert stages["publish"]["rows"] == told[-1]["current"]["rows"] == stages["decide"]["rows"] > 0
+    assert (told[-1]["record"], told[-1]["outcome"], told[-1]["exit_code"]) == ("summary", "published", 0)
+    customers = pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")["customer_id"]
+    assert not [customer for customer in customers if customer in after.stdout + after.stderr]
     assert not {"select", "tune", "train", "calibrate", "evaluate", "promote"} & set(ran(after.stdout))
     assert digests(world.folder, "featurise/training", "select", "tune", "train", "calibrate", "evaluate") == training
     assert published(world)[0] != before[0]
@@ -563,6 +616,13 @@ def test_a_champion_set_by_hand_sticks_through_the_next_run(world):
     assert "reviewed" in world.pipeline("champion", "show").stdout
     assert world.pipeline("run").returncode == 0
     assert "reviewed" in world.pipeline("champion", "show").stdout
+    told = json.loads((world.folder / "data/promote/changes.json").read_text())
+    assert {(each["model_version"], each["decision"]) for each in told} == {
+        (version, "first"),
+        (version, "set by hand"),
+    }
+    assert told[-1] | {"author": "risk", "reasons": ["reviewed"]} == told[-1]
+    assert "reviewed" in (world.folder / CURRENT / "report/document.html").read_text()
 
 
 def test_usage_errors_end_with_code_4(workspace):
