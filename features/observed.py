@@ -43,7 +43,7 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
             tuple(_observation_features(lender)),
             facts={
                 "observation_exposure": lambda r: r.exposure.max(),
-                **({"observation_income": lambda r: r.income.max()} if "income" in rows.columns else {}),
+                **({"observation_income": lambda r: r.stated_income.max()} if "stated_income" in rows.columns else {}),
             },
             made_by=(decided,),
         )

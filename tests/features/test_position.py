@@ -91,7 +91,7 @@ def test_the_income_stated_at_the_decision_stands_in_where_no_transaction_is_kno
     )
     observations = draw(
         "observations",
-        "customer_id as_of income known_on\na 2023-06-01 700 2023-05-31\nb 2023-06-01 800 2023-05-31\nc 2023-06-01 - 2023-05-31",
+        "customer_id as_of stated_income known_on\na 2023-06-01 700 2023-05-31\nb 2023-06-01 800 2023-05-31\nc 2023-06-01 - 2023-05-31",
     )
     found = stands_of(
         {"transactions": transactions, "observations": observations},

@@ -196,7 +196,7 @@ def test_what_is_unknown_stays_null_and_is_never_dropped(here):
     assert first["pd_12m"] > 0
     for name in ("exposure", "expected_loss", "credit_limit", "credit_limit_recommended", "months_of_history"):
         assert first[name] is None
-    assert first["limit_rule"].startswith("no_basis; assumed lgd, kind")
+    assert first["limit_rule"].startswith("no_basis; assumed lgd:person, kind")
     assert first["action"] == ("prepay" if first["payment_term_days"] == 0 else "review")
     second = pq.read_table("data/decide/table.parquet").slice(1, 1).to_pylist()[0]
     assert second["action"] == "stop"

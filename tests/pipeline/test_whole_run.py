@@ -215,7 +215,7 @@ def test_an_applicant_with_one_table_is_scored_and_what_is_missing_is_said(world
     assert f"observed on {dt.date.fromisoformat(day) + dt.timedelta(days=1)}, the day after" in done.stdout
     assert f"transactions {len(rows)}" in done.stdout
     assert "missing, so that what only they say is unknown: customers (no rows in */clients.csv)" in done.stdout
-    assert "assumed lgd, kind" in done.stdout
+    assert "assumed lgd:person, kind" in done.stdout
     assert "1 applicants, 1 scored, 0 refused" in done.stdout
 
 
