@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem
 from models import reasons
 from models.grades import Scale
-from pipeline import bundle, explainer, versions
+from pipeline import answers, bundle, explainer, versions
 from pipeline import params as parameters
 from pipeline.score import FEATURES, inputs_of, read_features
 
@@ -84,6 +85,7 @@ def score_file(path: Path, out: Path | None) -> int:
     """
     from models.scorer import Scorer
 
+    answers.check(out)
     files = published()
     scorer, inputs = Scorer.from_files(files), inputs_of(files)
     scorer.needs_features_alone(str(path))
@@ -93,16 +95,22 @@ def score_file(path: Path, out: Path | None) -> int:
     answer = pd.concat([frame[[name for name in frame if name not in names and name not in ANSWER]], scored], axis=1)
     if out is None:
         print(answer.to_string(index=False, max_rows=60, float_format=lambda value: f"{value:.4f}"))
-    elif out.suffix.lower() == ".parquet":
-        answer.to_parquet(out, index=False)
-    elif out.suffix.lower() == ".csv":
-        answer.to_csv(out, index=False)
     else:
-        raise ConfigurationRefused(Problem(str(out), "a .csv or .parquet file", out.suffix or "no ending", "Name one."))
+        answers.write(_as_table(answer), out)
     missing = frame[sorted(names)].isna().to_numpy().mean() if len(frame) else 0.0
     print(f"score: {len(answer):,} rows by model {bundle.manifest(versions.CURRENT / 'scorer')['model_version']}, "
           f"{missing:.1%} of their features missing{f'; written to {out}' if out else ''}")  # fmt: skip
     return 0
+
+
+def _as_table(answer: pd.DataFrame) -> pa.Table:
+    """Return the answers as Arrow; what a file of JSON nests in a cell becomes its text."""
+    nested = [
+        name for name in answer if answer[name].map(lambda cell: isinstance(cell, dict | list | np.ndarray)).any()
+    ]
+    for name in nested:
+        answer[name] = answer[name].map(str, na_action="ignore")
+    return pa.Table.from_pandas(answer, preserve_index=False).replace_schema_metadata(None)
 
 
 def explain_customer(customer: str, picture: Path | None) -> int:

@@ -26,7 +26,7 @@ from models.contract import PENDING, REASONS, TableContract, check_table
 from models.grades import NO_GRADE, Scale
 from models.overrides import COLUMNS, Overrides, read_overrides
 from pipeline import params as parameters
-from pipeline.lending import Params, read_policy
+from pipeline.lending import Params, files_of, read_policy
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
 SCORES = Path("data/score/scores.parquet")
@@ -369,6 +369,7 @@ def main() -> None:
         "as_of": read_json(AS_OF)["as_of"],
         "currency": given.currency,
         "policy": params.policy,
+        "policy_files": [file.as_posix() for file in files_of(Path(params.policy))],
         "policy_numbers": given.numbers.model_dump(mode="json"),
         "maximum_limit_known": (given.currency or "") in given.numbers.maximum_limit,
         "model_version": given.model_version,
