@@ -30,10 +30,11 @@ FACTS: dict[str, str] = {  # what the subjects give, with the type that stands i
 def position(rows: ibis.Table, given: Iterable[str]) -> dict[str, ibis.Value]:
     """Return the columns of position.parquet from a row's facts; facts outside `given` are null.
 
-    `product`: of the open own lines, where all are of one. `exposure`: what the source states, else the balance of open own lines, else what is overdue and still to fall due,
-    else principal. `days_past_due`: the worse of statements and unpaid instalments. `months_of_history`: calendar
-    months since the first own transaction, statement or credit. `monthly_inflow`: average of the months known, at most
-    six, else the income stated at the decision. `instalment_due_monthly`: average of the next three months, else of the last three. `bureau_default`: another
+    `product`: that of the open own lines, where all are of one. `exposure`: what the source states, else the balance of
+    open own lines, else what is overdue and still to fall due, else principal. `days_past_due`: the worse of statements
+    and unpaid instalments. `months_of_history`: calendar months since the first own transaction, statement or credit.
+    `monthly_inflow`: average of the months known, at most six, else the income stated at the decision.
+    `instalment_due_monthly`: average of the next three months, else of the last three. `bureau_default`: another
     lender's line was 90 or more days past due in 24 months. `sentiment_3m`: average of the mentions of three months.
     """
     known = set(given)

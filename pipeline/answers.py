@@ -1,4 +1,4 @@
-"""A table for people to open: .csv (UTF-8 with BOM, safe in a spreadsheet) or .parquet. What is published, and answers."""
+"""A table for people to open, published or asked for: .csv (UTF-8 with BOM, safe in a spreadsheet) or .parquet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from features.errors import ConfigurationRefused, Problem
 
-FORMULA = r"^(\s*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|[\t\r\n\x00])"  # what a spreadsheet would run (OWASP), full-width too
+# What a spreadsheet would run (OWASP): = + - @, as wide characters too, and what it skips before them
+FORMULA = r"^(\s*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|[\t\r\n\x00])"
 
 
 def check(out: Path | None) -> None:

@@ -79,7 +79,7 @@ Reader = Callable[[np.ndarray], np.ndarray]  # a table's column -> (n, 13)
 
 @dataclass(frozen=True)
 class Panel:
-    """Customers in ascending order, each with the last of his thirteen dates; their figures are (n, 13), oldest first."""
+    """Customers in ascending order with the last of their thirteen dates; figures are (n, 13), oldest first."""
 
     customers: np.ndarray
     as_of: np.ndarray
@@ -115,7 +115,7 @@ def now_of(scores: pa.Table) -> pa.Table:
 
 
 def ever_of(scores: pa.Table) -> pa.Table:
-    """Return (customer_id, as_of of the last date) of all who were scored on any: who has defaulted since is no more."""
+    """Return (customer_id, last date) of all who were scored on any date: who has defaulted since is no longer."""
     back = scores["months_back"].to_numpy().astype("timedelta64[M]")
     day = scores["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
     month = day.astype("M8[M]")
@@ -183,7 +183,8 @@ def run(
     last = {name: figures[:, -1] for name, figures in found.items()}
     notch = history.notch[:, -1].astype(np.int64)
     facts = policy.Facts(
-        pd=history.pd[:, -1], notch=notch, company=stands(_company(position))[:, -1], product=_products(panel, position),
+        pd=history.pd[:, -1], notch=notch, company=stands(_company(position))[:, -1],
+        product=_products(panel, position),
         inflow=policy.inflow_of(last["monthly_inflow"], last["revenue"]), exposure=_from_zero(last["exposure"]),
         limit=_from_zero(last["credit_limit"]), days_past_due=last["days_past_due"],
         bureau_default=last["bureau_default"], months_of_history=last["months_of_history"],
