@@ -13,7 +13,8 @@ MONEY = "decimal(18, 2)"
 DEFAULT_DAYS = 90  # days past due that make a line of another lender a default
 FACTS: dict[str, str] = {  # what the subjects give, with the type that stands in where none does
     "kind": "string", "industry": "string", "region": "string", "segment": "string", "customer_since": "date",
-    "observation_exposure": MONEY, "observation_income": MONEY, "credits_balance": MONEY, "credits_principal": MONEY, "credits_limit": MONEY,
+    "observation_exposure": MONEY, "observation_income": MONEY,
+    "credits_balance": MONEY, "credits_principal": MONEY, "credits_limit": MONEY,
     "credits_days_past_due": "int64", "credits_overdue": MONEY, "credits_open": "float64",
     "credits_last_stated_on": "date", "credits_product": "string",
     "bureau_balance": MONEY, "bureau_overdue": MONEY, "bureau_open": "float64", "bureau_worst_days_past_due": "int64",
