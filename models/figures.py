@@ -98,8 +98,9 @@ def _moved(fitted: drift.Bins | None, values: pd.Series) -> dict[str, float | No
 
 
 def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
-    """Return totals, the same by grade, industry, region, segment, kind, action and limit rule, and how many customers
-    have which alert or figure that was assumed; concentration.
+    """Return totals, whole and by group (grade, industry, kind, action, limit rule and so on), and concentration.
+
+    Alerts, and figures that were assumed, by how many customers have them.
     """
     if table.empty:
         return {}

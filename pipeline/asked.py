@@ -41,6 +41,7 @@ def published() -> dict[str, bytes]:
 def read_rows(path: Path, inputs: list[dict[str, Any]]) -> pd.DataFrame:
     """Return the rows of a file of features: a number as a number, a category as text, whatever the file made of them.
 
+    An empty cell of csv is missing, quoted or not; an empty text of the other kinds is a category of its own.
     Refuses (exit code 4) a file that is not there or of no known kind, and (exit code 2) cells that are no numbers, all
     columns together.
     """
