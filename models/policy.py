@@ -61,7 +61,7 @@ class ByKind(BaseModel, Generic[T]):
         kinds: dict[str, Any] = {"person": self.person, "company": self.company}
         stricter = (min if strict == "min" else max)(kinds, key=kinds.__getitem__)
         rows = np.where(facts.company == 1, "company", np.where(facts.company == 0, "person", stricter)).astype(object)
-        numbers = np.where(rows == "company", self.company, self.person).astype(float)
+        numbers = np.where(rows == "company", kinds["company"], kinds["person"]).astype(float)
         for product, number in self.products.items():
             here = facts.product == product
             rows[here], numbers[here] = product, number
