@@ -129,7 +129,7 @@ def explain_customer(customer: str, picture: Path | None) -> int:
         raise ConfigurationRefused(Problem("customer", must, "none of that id", "See scored_customers.parquet."))
     row, language = table[0], parameters.language()
     families, points, usual = _families(customer, row, files, language)
-    print("\n".join(facts(row)))
+    print("\n".join([*facts(row), *overridden(customer)]))
     order = np.argsort(-points, kind="stable")
     longest, most = max(map(len, families)), max(float(np.abs(points).max()), 1e-9)
     print(
@@ -190,6 +190,14 @@ def facts(row: dict[str, Any]) -> list[str]:
     told = [n for n in range(1, 5) if row.get(f"reason_{n}_code") is not None]
     lines += [f"  {n}. {row[f'reason_{n}_text']}, costs {row[f'reason_{n}_points']:.1f} points" for n in told]
     return lines if told else [*lines, "  none: no family of features costs this customer points"]
+
+
+def overridden(customer: str) -> list[str]:
+    """Return what people decided of a customer in place of the policy, line by line."""
+    path = versions.CURRENT / "overrides.parquet"
+    rows = pq.read_table(path, filters=pc.field("customer_id") == customer).to_pylist() if path.exists() else []
+    told = [f"  {r['field']} is {r['value']}, by {r['author']} until {r['until']}: {r['reason']}" for r in rows]
+    return ["decided by a person:", *told] if told else []
 
 
 def _draw(path: Path, row: dict[str, Any], families: list[str], points: np.ndarray) -> None:

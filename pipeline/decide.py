@@ -364,6 +364,10 @@ def main() -> None:
     fresh(OUT)
     pq.write_table(table, OUT / "table.parquet", compression="zstd")
     _write_alerts({"alerts": raised.table, "alert_history": dated})
+    decided_by_people = given.overrides.of(table["customer_id"].to_pandas().to_numpy(dtype=object))
+    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
+    people = pa.Table.from_pandas(decided_by_people, schema, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(people, OUT / "overrides.parquet", compression="zstd")
     summary = {
         "decided": table.num_rows > 0,
         "horizon_months": read_json(Path("data/observe/summary.json"))["horizon_months"],

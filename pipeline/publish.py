@@ -210,7 +210,7 @@ def write() -> Written:
     pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
     for path in (Path("data/report"), SCORER):
         _copy(path, scratch)
-    for path in (Path("data/decide/alerts.parquet"), CONTRACT):
+    for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT):
         _copy(path, scratch)
     for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), *map(Path, decided["policy_files"])):
         _copy(path, scratch / "inputs" / path.parent)

@@ -251,6 +251,7 @@ def main() -> None:
     """Read what monitor, decide and explain left, write the pages and their figures."""
     params, tongue = Params.load(), language()
     figures, checks = read_json(DATA / "monitor/figures.json"), read_json(DATA / "monitor/checks.json")
+    figures["overrides"] = plain(frame(DATA / "decide/overrides.parquet").to_dict("records"))
     worst, why, words = worst_customers(params.worst_customers), reasons_told(), words_in(tongue)
     text = page(figures, checks, worst, why, words, tongue)
     fresh(OUT)

@@ -150,7 +150,7 @@ customers = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(policies, customers, st.floats(0, 0.9998), st.floats(0, 1))
 def test_no_policy_rewards_risk_goes_beyond_its_appetite_or_has_a_cliff_without_a_rule(policy, customer, pd, other):
     """Of any policy and customer: PDs in order, one of them .0001 above another."""
@@ -171,7 +171,7 @@ def test_no_policy_rewards_risk_goes_beyond_its_appetite_or_has_a_cliff_without_
         assert limit[at + 1] >= 0.99 * limit[at]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1), amounts, st.one_of(st.just(NAN), amounts), st.sampled_from([0.0, 1.0, NAN]))
 def test_limit_never_rises_with_pd_and_expected_loss_stays_within_appetite(one_pd, other_pd, inflow, limit, company):
     """For any two PDs of the same customer."""
@@ -182,7 +182,7 @@ def test_limit_never_rises_with_pd_and_expected_loss_stays_within_appetite(one_p
     assert np.all(pd * found.loss_given_default * found.limit <= appetite * (1 + 1e-12))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.floats(0, 0.9998), amounts, st.sampled_from([0.0, 1.0]))
 def test_no_cliff_without_a_rule(pd, inflow, company):
     """A PD higher by .0001 moves the limit by under 1%, or else the rule changes."""

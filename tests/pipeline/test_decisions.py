@@ -26,7 +26,7 @@ from models.encoders import fit_matrix
 from models.grades import Scale
 from models.inputs import inputs_from_catalogue, panel
 from models.scorer import Scorer
-from pipeline import bundle, decide, explain, explainer, lending, score, what_if
+from pipeline import asked, bundle, decide, explain, explainer, lending, score, what_if
 from pipeline.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -538,6 +538,18 @@ def test_overrides_are_honoured_and_shown(here):
     assert table["c003"]["action"] == "keep"
     summary = json.loads(Path("data/decide/summary.json").read_text())
     assert summary["overrides"] == {"active": 4, "expired": 1, "unknown_customers": 1, "customers": 3}
+    shown = pq.read_table("data/decide/overrides.parquet").to_pylist()
+    assert [(row["customer_id"], row["field"], row["author"], row["until"]) for row in shown] == [
+        ("c001", "credit_limit_recommended", "risk", "2026-06-30"), ("c002", "payment_term_days", "risk", "2026-01-01"),
+        ("c003", "action", "risk", "2026-06-30"),
+    ]  # fmt: skip
+    Path("data/publish/current").mkdir(parents=True)
+    shutil.copy("data/decide/overrides.parquet", "data/publish/current")
+    assert asked.overridden("c003") == [
+        "decided by a person:",
+        "  action is keep, by risk until 2026-06-30: known case",
+    ]
+    assert asked.overridden("c004") == []
     assert summary["contract_problems"] == []
 
 
