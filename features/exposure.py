@@ -64,6 +64,7 @@ def side_subjects(lender: Lender, side: Side) -> Iterator[Subject | Skipped]:
             tuple(_features(lender, side)),
             facts={
                 **({"credit_months": lambda r: r.months_since_opening.max()} if side.ours else {}),
+                **({"credits_product": _one_product} if side.ours else {}),
                 f"{side.prefix}_balance": lambda r: r.balance.sum(where=r.open),
                 f"{side.prefix}_principal": lambda r: r.principal.sum(where=r.open),
                 f"{side.prefix}_limit": lambda r: r.credit_limit.sum(where=r.open),
@@ -77,6 +78,14 @@ def side_subjects(lender: Lender, side: Side) -> Iterator[Subject | Skipped]:
             made_by=(lines, own, statements_of),
         )
         yield from _unsaid(lender.lines[side.ours], side)
+
+
+def _one_product(r: ibis.Table) -> ibis.Value:
+    """Return the product of the open lines, null where they are of several or one does not say."""
+    named = r["product"].nunique(where=r.open) == 1
+    return (named & (count(r.open & r["product"].isnull()) == 0)).ifelse(
+        r["product"].max(where=r.open), ibis.null("string")
+    )
 
 
 def _unsaid(said: Lines, side: Side) -> Iterator[Skipped]:

@@ -35,12 +35,16 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
     else:
         yield Skipped("customers", "the source has no customers table")
     if "observations" in lender.tables:
+        rows = decided(lender)
         yield Subject(
             "observations",
             ("observations",),
-            decided(lender),
+            rows,
             tuple(_observation_features(lender)),
-            facts={"observation_exposure": lambda r: r.exposure.max()},
+            facts={
+                "observation_exposure": lambda r: r.exposure.max(),
+                **({"observation_income": lambda r: r.stated_income.max()} if "stated_income" in rows.columns else {}),
+            },
             made_by=(decided,),
         )
     else:

@@ -13,9 +13,10 @@ MONEY = "decimal(18, 2)"
 DEFAULT_DAYS = 90  # days past due that make a line of another lender a default
 FACTS: dict[str, str] = {  # what the subjects give, with the type that stands in where none does
     "kind": "string", "industry": "string", "region": "string", "segment": "string", "customer_since": "date",
-    "observation_exposure": MONEY, "credits_balance": MONEY, "credits_principal": MONEY, "credits_limit": MONEY,
+    "observation_exposure": MONEY, "observation_income": MONEY,
+    "credits_balance": MONEY, "credits_principal": MONEY, "credits_limit": MONEY,
     "credits_days_past_due": "int64", "credits_overdue": MONEY, "credits_open": "float64",
-    "credits_last_stated_on": "date",
+    "credits_last_stated_on": "date", "credits_product": "string",
     "bureau_balance": MONEY, "bureau_overdue": MONEY, "bureau_open": "float64", "bureau_worst_days_past_due": "int64",
     "statement_balance": MONEY, "statement_limit": MONEY, "statement_months": "int64", "last_statement_on": "date",
     "instalments_days_past_due": "int64", "instalments_overdue": MONEY, "instalment_monthly_past": MONEY,
@@ -30,10 +31,11 @@ FACTS: dict[str, str] = {  # what the subjects give, with the type that stands i
 def position(rows: ibis.Table, given: Iterable[str]) -> dict[str, ibis.Value]:
     """Return the columns of position.parquet from a row's facts; facts outside `given` are null.
 
-    `exposure`: what the source states, else the balance of open own lines, else what is overdue and still to fall due,
-    else principal. `days_past_due`: the worse of statements and unpaid instalments. `months_of_history`: calendar
-    months since the first own transaction, statement or credit. `monthly_inflow`: average of the months known, at most
-    six. `instalment_due_monthly`: average of the next three months, else of the last three. `bureau_default`: another
+    `product`: that of the open own lines, where all are of one. `exposure`: what the source states, else the balance of
+    open own lines, else what is overdue and still to fall due, else principal. `days_past_due`: the worse of statements
+    and unpaid instalments. `months_of_history`: calendar months since the first own transaction, statement or credit.
+    `monthly_inflow`: average of the months known, at most six, else the income stated at the decision.
+    `instalment_due_monthly`: average of the next three months, else of the last three. `bureau_default`: another
     lender's line was 90 or more days past due in 24 months. `sentiment_3m`: average of the mentions of three months.
     """
     known = set(given)
@@ -50,6 +52,7 @@ def position(rows: ibis.Table, given: Iterable[str]) -> dict[str, ibis.Value]:
     due = ibis.coalesce(f["instalment_due_3m"].cast("float64"), f["instalment_monthly_past"].cast("float64")) / 3
     return {
         **{name: f[name] for name in ("kind", "industry", "region", "segment")},
+        "product": f["credits_product"],
         "exposure": ibis.coalesce(
             money(f["observation_exposure"]),
             money(f["credits_balance"]),
@@ -63,7 +66,9 @@ def position(rows: ibis.Table, given: Iterable[str]) -> dict[str, ibis.Value]:
         ),
         "overdue_amount": ibis.greatest(money(f["credits_overdue"]), money(f["instalments_overdue"])),
         "months_of_history": months,
-        "monthly_inflow": money(f["inflow_6m"].cast("float64") / inflow_months),
+        "monthly_inflow": ibis.coalesce(
+            money(f["inflow_6m"].cast("float64") / inflow_months), money(f["observation_income"])
+        ),
         "instalment_due_monthly": money(due),
         "bureau_default": f["bureau_worst_days_past_due"] >= DEFAULT_DAYS,
         "bureau_balance": money(f["bureau_balance"]),

@@ -123,6 +123,7 @@ _ALL = (
             "outcome": Column(WHOLE, "1 defaulted in the window, 0 did not, null unknown", low="0", high="1"),
             "outcome_known_on": Column(DATE, "day on which the outcome became known; null: the source does not say"),
             "exposure": _money("amount at risk", low="0"),
+            "stated_income": _money("income of a month, or turnover, as stated at the decision", low="0"),
         },
         event="as_of", event_lag_days=-1, references=_CUSTOMER,
         rules=(Rule("outcome_after_as_of", "outcome_known_on >= as_of", "an outcome is known after the decision"),),

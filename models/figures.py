@@ -98,9 +98,16 @@ def _moved(fitted: drift.Bins | None, values: pd.Series) -> dict[str, float | No
 
 
 def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
-    """Return totals, the same by grade, industry, region, segment and kind, actions, alerts and concentration."""
+    """Return totals, whole and by group (grade, industry, kind, action, limit rule and so on), and concentration.
+
+    Alerts, and figures that were assumed, by how many customers have them.
+    """
     if table.empty:
         return {}
+    rules = table["limit_rule"].astype(str) if "limit_rule" in table else pd.Series("", table.index)
+    parts = rules.str.partition("; assumed ")
+    assumed = parts[2].str.split(", ").explode()
+    ruled = table.assign(limit_rule=parts[0]) if "limit_rule" in table else table
     groups = {f"by_{c}": portfolio.by_group(table, c) for c in ("industry", "region", "segment", "kind")}
     alerts = table["alerts"].fillna("").astype(str) if "alerts" in table else pd.Series([], dtype=str)
     codes = alerts.str.split(r"[;,|\s]+", regex=True).explode()
@@ -115,7 +122,8 @@ def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
         "by_grade": portfolio.by_group(table, "grade", order),
         **groups,
         "by_action": portfolio.by_group(table, "action"),
-        "by_limit_rule": portfolio.by_group(table, "limit_rule"),
+        "by_limit_rule": portfolio.by_group(ruled, "limit_rule"),
+        "assumed": assumed[assumed != ""].value_counts().sort_index().to_dict(),
         "alerted": int((alerts != "").sum()),
         "alerts": codes[codes != ""].value_counts().sort_index().to_dict(),
         "herfindahl": concentration,

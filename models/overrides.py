@@ -27,7 +27,7 @@ LONGEST_TERM = 365  # days
 
 @dataclass(frozen=True)
 class Overrides:
-    """Those in force: `active` holds customer_id, field and value as text, one row a customer and field."""
+    """Those in force: `active` holds COLUMNS as text, one row a customer and field."""
 
     active: pd.DataFrame
     expired: int
@@ -37,6 +37,11 @@ class Overrides:
         chosen = self.active[self.active["field"] == field]
         found = chosen.set_index("customer_id")["value"].reindex(customers)
         return found.astype(object).where(found.notna(), None).to_numpy(dtype=object)
+
+    def of(self, customers: npt.NDArray[np.object_]) -> pd.DataFrame:
+        """Return those of these customers, by customer and field."""
+        theirs = self.active[self.active["customer_id"].isin(customers)]
+        return theirs.sort_values(["customer_id", "field"], ignore_index=True)
 
     def unknown(self, customers: npt.NDArray[np.object_]) -> int:
         """Return how many overrides name a customer that is not among `customers`: left, or never here."""
@@ -68,7 +73,7 @@ def read_overrides(table: pd.DataFrame, as_of: dt.date) -> Overrides:
     found = [problem for problem in problems if problem is not None]
     if found:
         raise ConfigurationRefused(found)
-    active = table.loc[in_force, ["customer_id", "field", "value"]].reset_index(drop=True)
+    active = table.loc[in_force, list(COLUMNS)].reset_index(drop=True)
     return Overrides(active, len(table) - len(active))
 
 

@@ -1,13 +1,15 @@
 """Limit, payment term and action from the PD: formulas here, numbers in the dated policy file.
 
-The recommended limit is the least of what five rules allow, so it never rises with PD:
+The recommended limit is the least of what six rules allow, so it never rises with PD:
+  granted          what is granted today, where no inflow is known: no limit is raised without proof of income;
   income_multiple  monthly inflow times a multiple;
   grade_cap        a share of that by grade, the one rule that steps (and then its name carries the grade);
   loss_appetite    PD times loss given default times limit stays within a share of the yearly inflow;
   growth           at most so many times the present limit, or the exposure where that is more;
   maximum          an amount by currency.
-A default, a PD beyond `stop_pd` or a result below the minimum makes it 0. Where inflow is unknown, it is inferred from
-the present limit or exposure and named as assumed; where nothing is known, there is no limit (`no_basis`).
+A default, a PD beyond `stop_pd` or a result below the minimum makes it 0. Where inflow is unknown, what is granted
+today (the larger of limit and exposure) counts as so many months of it, and `income` is named as assumed; where that is
+unknown too, or the policy states no such months, there is no limit (`no_basis`).
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from features.errors import ConfigurationRefused, Problem
 from models.alerts import Thresholds
@@ -33,20 +35,37 @@ Objects = npt.NDArray[np.object_]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Whole = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Product = Annotated[str, Field(pattern=r"^[^;,]+$")]  # limit_rule names it in a list
 T = TypeVar("T")
 
 ACTIONS = ("stop", "prepay", "reduce", "review", "raise", "keep")  # the first that applies is taken
-CAPS = ("income_multiple", "grade_cap", "loss_appetite", "growth", "maximum")  # on a tie the first is named
+CAPS = ("granted", "income_multiple", "grade_cap", "loss_appetite", "growth", "maximum")  # on a tie the first is named
 FIELDS = ("description", "unit", "source", "values")
 
 
 class ByKind(BaseModel, Generic[T]):
-    """One number for persons and one for companies."""
+    """One number for persons, one for companies, and for any product one that goes before these."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     person: T
     company: T
+    products: dict[Product, T] = {}  # by the source's own names
+
+    def of(self, facts: Facts, *, strict: Literal["min", "max"]) -> tuple[Floats, Objects]:
+        """Return each customer's number and the row that it stands in, both (n,): of the product, or else the kind.
+
+        Where neither is known it is the stricter of the kinds' numbers.
+        """
+        kinds: dict[str, Any] = {"person": self.person, "company": self.company}
+        stricter = (min if strict == "min" else max)(kinds, key=kinds.__getitem__)
+        rows = np.where(facts.company == 1, "company", np.where(facts.company == 0, "person", stricter)).astype(object)
+        numbers = np.where(rows == "company", kinds["company"], kinds["person"]).astype(float)
+        for product, number in self.products.items():
+            here = facts.product == product
+            rows[here], numbers[here] = product, number
+        return numbers, rows
 
 
 class Policy(BaseModel):
@@ -56,8 +75,9 @@ class Policy(BaseModel):
 
     loss_given_default: ByKind[Share]  # share of exposure
     loss_appetite: ByKind[Share]  # expected loss of a year as a share of the inflow of a year
-    pd_floor: Annotated[float, Field(gt=0, lt=1)]  # a lower PD counts as this in the loss rule
+    pd_floor: Annotated[float, Field(ge=0.012, lt=1)]  # a lower PD counts as this in the loss rule, which jumps below
     income_multiple: ByKind[Positive]  # months of inflow
+    granted_months: ByKind[Positive] | None  # of inflow that what is granted counts as where none is known; null: none
     grade_caps: dict[str, Share]  # by grade: share of the income multiple
     growth_cap: Annotated[float, Field(ge=1)]  # times the present limit
     maximum_limit: dict[str, Positive]  # by currency
@@ -76,7 +96,7 @@ class Policy(BaseModel):
     review_months_urgent: Annotated[int, Field(ge=1, le=24)]  # for every action but keep and raise
     alerts: Thresholds
     # Share of the population that defaults within the horizon, averaged over a cycle; null: not stated
-    long_run_default_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+    long_run_default_rate: Rate | None = None
 
     @model_validator(mode="after")
     def _never_better_for_worse(self) -> Self:
@@ -106,7 +126,7 @@ class Policy(BaseModel):
                 problems.append(Problem(f"policy: {name}", f"an entry with {', '.join(FIELDS)}", found, "Complete it."))
                 continue
             try:
-                dated = sorted((dt.date.fromisoformat(str(day)), value) for day, value in entry["values"].items())
+                dated = _dated(entry)
             except (AttributeError, TypeError, ValueError):
                 problems.append(
                     Problem(f"policy: {name}.values", "values keyed by ISO dates", "something else", "Correct it.")
@@ -145,6 +165,12 @@ class Policy(BaseModel):
             raise ConfigurationRefused(problems)
 
 
+def _dated(entry: Mapping[str, Any]) -> list[tuple[dt.date, Any]]:
+    """Return an entry's values by the day from which each holds, the first first."""
+    days = ((dt.date.fromisoformat(str(day)), value) for day, value in entry["values"].items())
+    return sorted(days, key=lambda each: each[0])
+
+
 def long_run_default_rate(document: Mapping[str, Any], on: dt.date) -> float | None:
     """Return the long-run default rate in force on a day, or the first that is stated after it; null where none is.
 
@@ -156,17 +182,14 @@ def long_run_default_rate(document: Mapping[str, Any], on: dt.date) -> float | N
     if entry is None:
         return None
     try:
-        dated = sorted((dt.date.fromisoformat(str(day)), value) for day, value in entry["values"].items())
+        dated = _dated(entry)
         value = next((value for day, value in reversed(dated) if day <= on), dated[0][1])
-        rate = None if value is None else float(value)
-        if rate is not None and not 0 < rate < 1:
-            raise ValueError(rate)
+        return TypeAdapter(Rate | None).validate_python(value)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise ConfigurationRefused(
             Problem("policy: long_run_default_rate", "shares between 0 and 1, or null, keyed by ISO dates",
                     "something else", "Correct it.")
         ) from None  # fmt: skip
-    return rate
 
 
 @dataclass(frozen=True)
@@ -176,6 +199,7 @@ class Facts:
     pd: Floats
     notch: Integers  # place of the grade, 0 the best
     company: Floats  # 1 company, 0 person, NaN unknown
+    product: Objects  # None: unknown, or several
     inflow: Floats  # a month
     exposure: Floats
     limit: Floats
@@ -200,12 +224,6 @@ class Limits:
     stopped: Booleans
 
 
-def by_kind(number: ByKind[Any], company: Floats, *, strict: str) -> Floats:
-    """Return each customer's number by kind; for an unknown kind the stricter one (`strict`: `min` or `max`)."""
-    unknown = min(number.person, number.company) if strict == "min" else max(number.person, number.company)
-    return np.where(np.isnan(company), unknown, np.where(company == 1, number.company, number.person))
-
-
 def inflow_of(monthly_inflow: Floats, revenue: Floats) -> Floats:
     """Return each customer's inflow of a month: as seen on its accounts, or else a twelfth of the yearly revenue."""
     return np.where(np.isnan(monthly_inflow), revenue / 12, monthly_inflow)
@@ -215,42 +233,51 @@ def recommend_limits(policy: Policy, facts: Facts, grades: tuple[str, ...], curr
     """Return the largest limit that the policy allows for each customer, and the rule that set it.
 
     Never rises with the PD; PD x loss given default x limit is never above the appetite. `rule` ends in `; assumed ...`
-    where the source lacks loss given default (always), kind or income.
+    where the source lacks loss given default (always, `lgd:` and the row of the policy), kind or income.
     """
-    lgd = by_kind(policy.loss_given_default, facts.company, strict="max")
-    multiple = by_kind(policy.income_multiple, facts.company, strict="min")
+    lgd, lgd_row = policy.loss_given_default.of(facts, strict="max")
+    multiple, _ = policy.income_multiple.of(facts, strict="min")
     assumed_income = np.isnan(facts.inflow)
-    inflow = np.where(assumed_income, facts.present / multiple, np.fmax(facts.inflow, 0.0))
-    appetite = by_kind(policy.loss_appetite, facts.company, strict="min") * 12 * inflow
+    inflow = np.where(assumed_income, _inferred(policy, facts), np.fmax(facts.inflow, 0.0))
+    appetite = policy.loss_appetite.of(facts, strict="min")[0] * 12 * inflow
     loss_rate = np.maximum(facts.pd, policy.pd_floor) * lgd
+    with np.errstate(over="ignore"):  # next to no loss: no bound
+        by_loss = np.divide(appetite, loss_rate, out=np.full_like(inflow, np.inf), where=loss_rate > 0)
     caps = np.stack(
         [
+            np.where(assumed_income, facts.present, np.inf),
             multiple * inflow,
             np.array([policy.grade_caps[name] for name in grades])[facts.notch] * multiple * inflow,
-            np.divide(appetite, loss_rate, out=np.full_like(inflow, np.inf), where=loss_rate > 0),
+            by_loss,
             np.where(facts.limit > 0, policy.growth_cap * facts.present, np.inf),
             np.full_like(inflow, policy.maximum_limit.get(currency or "", np.inf)),
         ]
     )
     basis = ~np.isnan(inflow)
     caps[:, ~basis] = np.inf
-    names = np.array([*CAPS, "below_minimum", "stop_pd", "stop_default", "no_basis"], dtype=object)
     bound = np.argmin(caps, axis=0)
     limit = np.where(basis, floor_digits(caps.min(axis=0), 4), np.nan)
     low = basis & (limit < policy.minimum_limit * inflow)
     stop_pd = facts.pd >= policy.stop_pd
     stop_default = (facts.days_past_due >= policy.stop_days_past_due) | (facts.bureau_default == 1)
-    for index, where in ((5, low), (8, ~basis), (6, stop_pd), (7, stop_default)):  # the last that holds is named
-        bound[where] = index
-        limit[where] = np.nan if index == 8 else 0.0
-    rule = names[bound]
-    capped = bound == 1
+    rule = np.array(CAPS, dtype=object)[bound]
+    capped = bound == CAPS.index("grade_cap")
     rule[capped] = np.array([f"grade_cap:{name}" for name in grades], dtype=object)[facts.notch[capped]]
-    notes = np.array(
-        ["; assumed " + ", ".join(["lgd", *(["kind"] * (i % 2)), *(["income"] * (i // 2))]) for i in range(4)], object
-    )
-    note = np.isnan(facts.company).astype(int) + 2 * (assumed_income & basis).astype(int)
-    return Limits(limit, rule + notes[note], lgd, stop_pd | stop_default)
+    ends = {"below_minimum": low, "no_basis": ~basis, "stop_pd": stop_pd, "stop_default": stop_default}
+    for name, where in ends.items():  # the last that holds is named
+        rule[where] = name
+        limit[where] = np.nan if name == "no_basis" else 0.0
+    assumed = "; assumed lgd:" + lgd_row
+    assumed[np.isnan(facts.company)] += ", kind"
+    assumed[assumed_income & basis] += ", income"
+    return Limits(limit, rule + assumed, lgd, stop_pd | stop_default)
+
+
+def _inferred(policy: Policy, facts: Facts) -> Floats:
+    """Return the inflow of a month that what is granted today stands for, NaN where the policy does not say."""
+    if policy.granted_months is None:
+        return np.full_like(facts.present, np.nan)
+    return facts.present / policy.granted_months.of(facts, strict="max")[0]
 
 
 def expected_losses(pd: Floats, loss_given_default: Floats, exposure: Floats) -> Floats:

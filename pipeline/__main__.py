@@ -7,6 +7,8 @@ Exit codes: 0 published or nothing to do, 1 our bug, 2 data refused, 3 a gate re
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
@@ -187,10 +189,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         code: int = arguments.action(arguments)
+        sys.stdout.flush()
     except Refusal as refusal:
         for problem in refusal.problems:
             print(f"{arguments.command}: {problem.sentence()}", file=sys.stderr)
         return refusal.exit_code
+    except BrokenPipeError:  # whoever reads what is printed has gone, say `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return code
 
 

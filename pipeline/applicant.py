@@ -75,12 +75,12 @@ def published_run(source: str | None) -> Published:
     inputs = versions.CURRENT / "inputs"
     mapping, overrides = inputs / f"data/sources/{manifest['source']}.yaml", inputs / decide.OVERRIDES
     policy = inputs / Lending.load(manifest["source"]).policy
-    again, problems = "Run the pipeline, then ask again.", []
-    for path in (mapping, policy, *([overrides] if overrides.exists() else [])):
-        if not path.exists():
-            problems.append(Problem(str(path), "stored with what is published", "no such file", again))
-        elif manifest["files"].get(path.relative_to(versions.CURRENT).as_posix()) != sha256(path):
-            problems.append(Problem(str(path), "the bytes of its manifest", "another SHA-256", again))
+    problems = versions.faults(versions.CURRENT, within="inputs/")
+    again = "Run the pipeline, then ask again."
+    problems += [
+        Problem(str(path), "stored with what is published", "no such file", again)
+        for path in (mapping, policy) if not problems and not path.exists()
+    ]  # fmt: skip
     ledger = decide.LEDGER.read_bytes() if decide.LEDGER.exists() else b""
     if decide.data_version(ledger, manifest["as_of"]) != manifest["data_version"]:
         must = f"the tables of the published run {manifest['run_id']}, with whose customers applicants are compared"

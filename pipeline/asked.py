@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem
 from models import reasons
 from models.grades import Scale
-from pipeline import bundle, explainer, versions
+from pipeline import answers, bundle, explainer, versions
 from pipeline import params as parameters
 from pipeline.score import FEATURES, inputs_of, read_features
 
@@ -40,6 +41,7 @@ def published() -> dict[str, bytes]:
 def read_rows(path: Path, inputs: list[dict[str, Any]]) -> pd.DataFrame:
     """Return the rows of a file of features: a number as a number, a category as text, whatever the file made of them.
 
+    An empty cell of csv is missing, quoted or not; an empty text of the other kinds is a category of its own.
     Refuses (exit code 4) a file that is not there or of no known kind, and (exit code 2) cells that are no numbers, all
     columns together.
     """
@@ -84,6 +86,7 @@ def score_file(path: Path, out: Path | None) -> int:
     """
     from models.scorer import Scorer
 
+    answers.check(out)
     files = published()
     scorer, inputs = Scorer.from_files(files), inputs_of(files)
     scorer.needs_features_alone(str(path))
@@ -93,16 +96,22 @@ def score_file(path: Path, out: Path | None) -> int:
     answer = pd.concat([frame[[name for name in frame if name not in names and name not in ANSWER]], scored], axis=1)
     if out is None:
         print(answer.to_string(index=False, max_rows=60, float_format=lambda value: f"{value:.4f}"))
-    elif out.suffix.lower() == ".parquet":
-        answer.to_parquet(out, index=False)
-    elif out.suffix.lower() == ".csv":
-        answer.to_csv(out, index=False)
     else:
-        raise ConfigurationRefused(Problem(str(out), "a .csv or .parquet file", out.suffix or "no ending", "Name one."))
+        answers.write(_as_table(answer), out)
     missing = frame[sorted(names)].isna().to_numpy().mean() if len(frame) else 0.0
     print(f"score: {len(answer):,} rows by model {bundle.manifest(versions.CURRENT / 'scorer')['model_version']}, "
           f"{missing:.1%} of their features missing{f'; written to {out}' if out else ''}")  # fmt: skip
     return 0
+
+
+def _as_table(answer: pd.DataFrame) -> pa.Table:
+    """Return the answers as Arrow; what a file of JSON nests in a cell becomes its text."""
+    nested = [
+        name for name in answer if answer[name].map(lambda cell: isinstance(cell, dict | list | np.ndarray)).any()
+    ]
+    for name in nested:
+        answer[name] = answer[name].map(str, na_action="ignore")
+    return pa.Table.from_pandas(answer, preserve_index=False).replace_schema_metadata(None)
 
 
 def explain_customer(customer: str, picture: Path | None) -> int:
@@ -120,7 +129,7 @@ def explain_customer(customer: str, picture: Path | None) -> int:
         raise ConfigurationRefused(Problem("customer", must, "none of that id", "See scored_customers.parquet."))
     row, language = table[0], parameters.language()
     families, points, usual = _families(customer, row, files, language)
-    print("\n".join(facts(row)))
+    print("\n".join([*facts(row), *overridden(customer)]))
     order = np.argsort(-points, kind="stable")
     longest, most = max(map(len, families)), max(float(np.abs(points).max()), 1e-9)
     print(
@@ -181,6 +190,14 @@ def facts(row: dict[str, Any]) -> list[str]:
     told = [n for n in range(1, 5) if row.get(f"reason_{n}_code") is not None]
     lines += [f"  {n}. {row[f'reason_{n}_text']}, costs {row[f'reason_{n}_points']:.1f} points" for n in told]
     return lines if told else [*lines, "  none: no family of features costs this customer points"]
+
+
+def overridden(customer: str) -> list[str]:
+    """Return what people decided of a customer in place of the policy, line by line."""
+    path = versions.CURRENT / "overrides.parquet"
+    rows = pq.read_table(path, filters=pc.field("customer_id") == customer).to_pylist() if path.exists() else []
+    told = [f"  {r['field']} is {r['value']}, by {r['author']} until {r['until']}: {r['reason']}" for r in rows]
+    return ["decided by a person:", *told] if told else []
 
 
 def _draw(path: Path, row: dict[str, Any], families: list[str], points: np.ndarray) -> None:

@@ -26,7 +26,7 @@ from models.contract import PENDING, REASONS, TableContract, check_table
 from models.grades import NO_GRADE, Scale
 from models.overrides import COLUMNS, Overrides, read_overrides
 from pipeline import params as parameters
-from pipeline.lending import Params, read_policy
+from pipeline.lending import Params, files_of, read_policy
 from pipeline.stage import execute, fresh, read_json, say, write_json
 
 SCORES = Path("data/score/scores.parquet")
@@ -77,34 +77,26 @@ def read_lines(path: Path) -> pd.DataFrame:
 Reader = Callable[[np.ndarray], np.ndarray]  # a table's column -> (n, 13)
 
 
+@dataclass(frozen=True)
 class Panel:
-    """Figures by customer and date: (n, 13) matrices, oldest date first.
+    """Customers in ascending order with the last of their thirteen dates; figures are (n, 13), oldest first."""
 
-    The customers scored at the last date or, if `everyone`, those scored at any: who has defaulted since is not there.
-    """
+    customers: np.ndarray
+    as_of: np.ndarray
 
-    def __init__(self, scores: pa.Table, *, everyone: bool = False) -> None:
-        now = scores.filter(pc.equal(scores["months_back"], 0)).sort_by("customer_id")
-        self.now = now
-        if everyone:
-            back = scores["months_back"].to_numpy().astype("timedelta64[M]")
-            day = scores["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
-            month = day.astype("M8[M]")
-            last = pd.Series((month + back).astype("M8[D]") + (day - month.astype("M8[D]")))
-            newest = last.groupby(scores["customer_id"].to_pandas().to_numpy(dtype=object)).max().sort_index()
-            self.customers = newest.index.to_numpy(dtype=object)
-            self.as_of = newest.to_numpy().astype("M8[D]")
-        else:
-            self.customers = now["customer_id"].to_pandas().to_numpy(dtype=object)
-            self.as_of = now["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
-        self._ids = pa.array(self.customers, pa.string())
+    @classmethod
+    def of(cls, rows: pa.Table) -> Panel:
+        """Return the panel of rows (customer_id, as_of), one a customer."""
+        rows = rows.sort_by("customer_id")
+        as_of = rows["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
+        return cls(rows["customer_id"].to_pandas().to_numpy(dtype=object), as_of)
 
     def reader(self, table: pa.Table) -> Reader:
         """Return what lays a column of `table` out by customer and date, NaN where there is no row.
 
         Rows of customers who are not in the panel, and of dates outside the thirteen, are left out.
         """
-        row = pc.index_in(table["customer_id"], value_set=self._ids).combine_chunks()
+        row = pc.index_in(table["customer_id"], value_set=pa.array(self.customers, pa.string())).combine_chunks()
         back = table["months_back"].to_numpy()
         has = ~np.asarray(row.is_null()) & (back >= 0) & (back < alerts.DATES)
         place = row.fill_null(0).to_numpy(zero_copy_only=False)[has], alerts.DATES - 1 - back[has]
@@ -115,6 +107,22 @@ class Panel:
             return result
 
         return lay_out
+
+
+def now_of(scores: pa.Table) -> pa.Table:
+    """Return the scores of the run's date in the order of customer_id."""
+    return scores.filter(pc.equal(scores["months_back"], 0)).sort_by("customer_id")
+
+
+def ever_of(scores: pa.Table) -> pa.Table:
+    """Return (customer_id, last date) of all who were scored on any date: who has defaulted since is no longer."""
+    back = scores["months_back"].to_numpy().astype("timedelta64[M]")
+    day = scores["as_of"].combine_chunks().cast(pa.int32()).to_numpy().astype("M8[D]")
+    month = day.astype("M8[M]")
+    last = pd.Series((month + back).astype("M8[D]") + (day - month.astype("M8[D]")))
+    newest = last.groupby(scores["customer_id"].to_pandas().to_numpy(dtype=object)).max()
+    days_ = pa.array(newest.to_numpy().astype("M8[D]"), pa.date32())
+    return pa.table({"customer_id": pa.array(newest.index, pa.string()), "as_of": days_})
 
 
 def numbers(table: pa.Table, name: str) -> np.ndarray:
@@ -140,7 +148,7 @@ def facts_of(panel: Panel, position: pa.Table) -> dict[str, np.ndarray]:
 
 def held(given: Given, scores: pa.Table, position: pa.Table) -> pd.DataFrame:
     """Return every date on which an alert's condition held for anyone scored on it: customer_id, as_of, code."""
-    panel = Panel(scores, everyone=True)
+    panel = Panel.of(ever_of(scores))
     history = history_of(panel, scores, facts_of(panel, position), given.scale)
     return alerts.held(history, given.numbers.alerts)
 
@@ -167,8 +175,8 @@ def run(
 
     scores: all dates. position: facts by customer and date, any column may be absent. reasons: as explain writes them.
     """
-    panel = Panel(scores)
-    names, now = given.scale.names, panel.now
+    names, now = given.scale.names, now_of(scores)
+    panel = Panel.of(now)
     stands, found = panel.reader(position), facts_of(panel, position)
     history = history_of(panel, scores, found, given.scale)
     raised = alerts.raise_alerts(history, given.numbers.alerts, language=given.language)
@@ -176,6 +184,7 @@ def run(
     notch = history.notch[:, -1].astype(np.int64)
     facts = policy.Facts(
         pd=history.pd[:, -1], notch=notch, company=stands(_company(position))[:, -1],
+        product=_products(panel, position),
         inflow=policy.inflow_of(last["monthly_inflow"], last["revenue"]), exposure=_from_zero(last["exposure"]),
         limit=_from_zero(last["credit_limit"]), days_past_due=last["days_past_due"],
         bureau_default=last["bureau_default"], months_of_history=last["months_of_history"],
@@ -244,6 +253,16 @@ def _company(position: pa.Table) -> np.ndarray:
     known = pc.is_in(kind, pa.array(["person", "company"]))
     company = pc.if_else(known, pc.cast(pc.equal(kind, "company"), pa.int8()), None)
     return numbers(pa.table({"company": company}), "company")
+
+
+def _products(panel: Panel, position: pa.Table) -> np.ndarray:
+    """Return each customer's product at the last date, None where it is unknown."""
+    if "product" not in position.column_names:
+        return np.full(len(panel.customers), None, dtype=object)
+    coded = position["product"].cast(pa.string()).combine_chunks().dictionary_encode()
+    place = panel.reader(position)(numbers(pa.table({"place": coded.indices}), "place"))[:, -1]
+    names = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
+    return names[np.nan_to_num(place, nan=-1).astype(int)]
 
 
 def _amounts(texts: np.ndarray) -> np.ndarray:
@@ -345,12 +364,17 @@ def main() -> None:
     fresh(OUT)
     pq.write_table(table, OUT / "table.parquet", compression="zstd")
     _write_alerts({"alerts": raised.table, "alert_history": dated})
+    decided_by_people = given.overrides.of(table["customer_id"].to_pandas().to_numpy(dtype=object))
+    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
+    people = pa.Table.from_pandas(decided_by_people, schema, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(people, OUT / "overrides.parquet", compression="zstd")
     summary = {
         "decided": table.num_rows > 0,
         "horizon_months": read_json(Path("data/observe/summary.json"))["horizon_months"],
         "as_of": read_json(AS_OF)["as_of"],
         "currency": given.currency,
         "policy": params.policy,
+        "policy_files": [file.as_posix() for file in files_of(Path(params.policy))],
         "policy_numbers": given.numbers.model_dump(mode="json"),
         "maximum_limit_known": (given.currency or "") in given.numbers.maximum_limit,
         "model_version": given.model_version,

@@ -1,4 +1,7 @@
-"""The published table in PostgreSQL: written after the files, in one transaction, whole or not at all.
+"""The published tables in PostgreSQL: written after the files, in one transaction, whole or not at all.
+
+Beside the table of customers stand `<table>_alerts` and `<table>_changes`, alerts.parquet and changes.parquet with the
+run_id, so that whoever reads one after the other can tell whether they belong together.
 
 The files are the truth and the table follows them: what is missed while the server is away is written by the next run.
 Rows are replaced inside the table that stands (delete and copy, one commit), for a table swapped in by its name would
@@ -13,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +30,14 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 URL = re.compile(
     r"postgres(ql)?://([\w.%+-]+@)?[\w.,:%\[\]-]*(/[\w.%-]*)?(\?(?!\S*password)[\w=&.,%/+-]*)?", re.IGNORECASE
 )
-TABLE = r"^[a-z_][a-z0-9_]{0,62}(\.[a-z_][a-z0-9_]{0,62})?$"
+TABLE = r"^([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,54}$"  # with what the tables beside it add, 63 at most
 WAIT_SECONDS = 60  # for another publisher, or for whoever holds the table
 TYPES = {
     pa.string(): "text", pa.large_string(): "text", pa.date32(): "date", pa.bool_(): "boolean",
     pa.int16(): "smallint", pa.int32(): "integer", pa.int64(): "bigint", pa.float64(): "double precision",
 }  # fmt: skip
 STATES = {
-    "22021": "text that the database's encoding cannot hold", "23505": "a customer twice",
+    "22021": "text that the database's encoding cannot hold", "23505": "a key twice",
     "25006": "a read-only server",
     "28000": "the user is not admitted", "28P01": "the password was refused", "3D000": "no such database",
     "3F000": "no such schema", "42501": "no right to do it", "53100": "its disk is full",
@@ -62,6 +65,22 @@ class Sink:
     def quoted(self) -> str:
         """Return the table's name for SQL."""
         return f'"{self.schema}"."{self.table}"'
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of a sink's tables, with the rows that it is to hold in the order of its key."""
+
+    to: Sink
+    key: tuple[str, ...]
+    rows: pa.Table
+
+
+PARTS = {  # what a table's name adds to the sink's: the version's file, and the key
+    "": ("scored_customers.parquet", ("customer_id",)),
+    "_alerts": ("alerts.parquet", ("customer_id", "code")),
+    "_changes": ("changes.parquet", ("customer_id",)),
+}
 
 
 @dataclass(frozen=True)
@@ -178,8 +197,9 @@ def _columns(cursor: Any, to: Sink) -> dict[str, str] | None:
     return {column["name"]: column["type"] for column in found} if found else None
 
 
-def _held(cursor: Any, to: Sink, columns: dict[str, str] | None) -> Held | None:
-    """Return what the table holds, or None where there is no table."""
+def _held(cursor: Any, to: Sink) -> Held | None:
+    """Return what the table of customers holds, or None where there is no table."""
+    columns = _columns(cursor, to)
     if columns is None:
         return None
     if not {"run_id", "as_of"} <= columns.keys():
@@ -202,36 +222,67 @@ def _plain(column: pa.ChunkedArray, like: pa.DataType) -> pa.ChunkedArray:
     return column
 
 
-def _same(cursor: Any, to: Sink, table: pa.Table) -> bool:
-    """Return whether the server's rows are the table's (sorted by customer_id), value for value; a part at a time."""
-    names = ", ".join(f'"{name}"' for name in table.column_names)
-    cursor.execute(f'select {names} from {to.quoted} order by customer_id collate "C"')
+def _same(cursor: Any, part: Part) -> bool:
+    """Return whether the server's rows are the part's, value for value; some of them at a time."""
+    names = ", ".join(f'"{name}"' for name in part.rows.column_names)
+    order = ", ".join(f'"{name}" collate "C"' for name in part.key)
+    cursor.execute(f"select {names} from {part.to.quoted} order by {order}")
     place = 0
     for batch in cursor.fetch_record_batch():
-        part = pa.Table.from_batches([batch])
-        wanted = table.slice(place, part.num_rows)
-        place += part.num_rows
-        if wanted.num_rows < part.num_rows:
+        found = pa.Table.from_batches([batch])
+        wanted = part.rows.slice(place, found.num_rows)
+        place += found.num_rows
+        if wanted.num_rows < found.num_rows:
             return False
-        for field_ in table.schema:
-            if not _plain(part[field_.name], field_.type).equals(_plain(wanted[field_.name], field_.type)):
+        for field_ in wanted.schema:
+            if not _plain(found[field_.name], field_.type).equals(_plain(wanted[field_.name], field_.type)):
                 return False
-    return place == table.num_rows
+    return place == part.rows.num_rows
 
 
-def _make_room(cursor: Any, to: Sink, table: pa.Table, columns: dict[str, str] | None) -> None:
-    """Make the table, or the columns that it lacks; refuse columns of another type."""
-    wanted = {column.name: _type(column.type) for column in table.schema}
+def _make_room(cursor: Any, part: Part) -> None:
+    """Make the table, or the columns that it lacks; refuse another thing's table and columns of another type."""
+    to, columns = part.to, _columns(cursor, part.to)
+    wanted = {column.name: _type(column.type) for column in part.rows.schema}
     if columns is None:
         listed = ", ".join(f'"{name}" {kind}' for name, kind in wanted.items())
-        cursor.execute(f"create table {to.quoted} ({listed}, primary key (customer_id))")
+        cursor.execute(f"create table {to.quoted} ({listed}, primary key ({', '.join(part.key)}))")
         return
+    if not {"run_id", *part.key} <= columns.keys():
+        raise _away(to, "a table of publications", f"a table without {' or '.join(('run_id', *part.key))}")
     others = [f"{name} ({columns[name]}, not {kind})" for name, kind in wanted.items()
               if columns.get(name, kind) != kind]  # fmt: skip
     if others:
         raise _away(to, "a table with the types of the contract", ", ".join(others))
     for name in wanted.keys() - columns.keys():
         cursor.execute(f'alter table {to.quoted} add column "{name}" {wanted[name]}')
+
+
+def _write(cursor: Any, part: Part) -> None:
+    """Replace the rows of a table; refuse where the server then holds others."""
+    try:
+        _make_room(cursor, part)
+        cursor.execute(f"delete from {part.to.quoted}")
+        if part.rows.num_rows:
+            cursor.adbc_ingest(part.to.table, part.rows, mode="append", db_schema_name=part.to.schema)
+    except _driver().Error as error:
+        raise _away(part.to, "reachable and willing", _in_words(error)) from None
+    if not _same(cursor, part):
+        raise _away(part.to, "what was sent", "other rows after writing (a trigger or a rule?)")
+
+
+def _parts(to: Sink, version: Path, run_id: str) -> list[Part]:
+    """Return what each of the sink's tables is to hold of a version."""
+    import pyarrow.parquet as pq
+
+    parts = []
+    for name, (file, key) in PARTS.items():
+        rows = pq.read_table(version / file).replace_schema_metadata(None)
+        rows = rows.sort_by([(column, "ascending") for column in key])
+        if "run_id" not in rows.column_names:
+            rows = rows.add_column(0, "run_id", pa.array([run_id] * rows.num_rows, pa.string()))
+        parts.append(Part(replace(to, table=to.table + name), key, rows))
+    return parts
 
 
 def _another_source(run_id: str | None, source: str) -> bool:
@@ -241,74 +292,86 @@ def _another_source(run_id: str | None, source: str) -> bool:
 
 
 def bring(to: Sink, version: Path, *, allow_earlier_as_of: bool) -> str:
-    """Let the table hold a published version and return a sentence on what was done; nothing is written twice.
+    """Let the tables hold a published version and return a sentence on what was done; nothing is written twice.
 
     version: folder of the version. An earlier as_of of the same source never replaces a later one unless allowed.
-    Refuses (exit code 8) where the server is away or does not take the table; then it holds what it held before.
+    Refuses (exit code 8) where the server is away or does not take a table; then they hold what they held before.
     """
-    import pyarrow.parquet as pq
-
     manifest = read_json(version / "manifest.json")
     run_id, as_of, source = manifest["run_id"], manifest["as_of"], manifest["source"]
-    table = pq.read_table(version / "scored_customers.parquet").replace_schema_metadata(None).sort_by("customer_id")
+    parts = _parts(to, version, run_id)
     with _transaction(to) as cursor:
         _rows(cursor, f"select pg_advisory_xact_lock(hashtextextended('bellwether {to.quoted}', 0))::text as locked")
         if _rows(cursor, "select current_setting('server_encoding') as name") != [{"name": "UTF8"}]:
             raise _away(to, "in a database of encoding UTF8", "another encoding")
-        columns = _columns(cursor, to)
-        held = _held(cursor, to, columns)
+        held = _held(cursor, to)
         if held and (held.as_of or "") > as_of and not allow_earlier_as_of and not _another_source(held.run_id, source):
             return f"{to.name} holds {held.run_id} of {held.as_of}, which is later and stays"
-        if held and held.run_id == run_id and _has(columns, table) and _same(cursor, to, table):
+        if held and held.run_id == run_id and all(_stands(cursor, part) for part in parts):
             return f"{to.name} holds {run_id} already"
-        _make_room(cursor, to, table, columns)
-        cursor.execute(f"delete from {to.quoted}")
-        if table.num_rows:
-            cursor.adbc_ingest(to.table, table, mode="append", db_schema_name=to.schema)
-        if not _same(cursor, to, table):
-            raise _away(to, "what was sent", "other rows after writing (a trigger or a rule?)")
-    return f"{to.name} holds {run_id}: {table.num_rows:,} customers written"
+        for part in parts:
+            _write(cursor, part)
+    customers, alerts, changes = (f"{part.rows.num_rows:,}" for part in parts)
+    return f"{to.name} holds {run_id}: {customers} customers, {alerts} alerts and {changes} changes written"
 
 
-def _has(columns: dict[str, str] | None, table: pa.Table) -> bool:
-    """Return whether the server's table has every column, of the right type."""
-    return columns is not None and all(columns.get(column.name) == _type(column.type) for column in table.schema)
+def _stands(cursor: Any, part: Part) -> bool:
+    """Return whether the server's table has every column, of the right type, and the part's rows."""
+    columns = _columns(cursor, part.to)
+    fits = columns is not None and all(columns.get(column.name) == _type(column.type) for column in part.rows.schema)
+    return fits and _same(cursor, part)
+
+
+def _others_hold(cursor: Any, to: Sink, run_id: str) -> bool:
+    """Return whether the tables beside that of customers are there and hold rows of no other run."""
+    for name in PARTS:
+        beside = replace(to, table=to.table + name)
+        columns = _columns(cursor, beside)
+        if columns is None or "run_id" not in columns:
+            return False
+        cursor.execute(f"select count(*)::int as rows from {beside.quoted} where run_id is distinct from $1", (run_id,))
+        if cursor.fetch_arrow_table().to_pylist() != [{"rows": 0}]:
+            return False
+    return True
 
 
 def describe(to: Sink, manifest: dict[str, Any] | None) -> str:
-    """Return one sentence on whether the table holds the version of this manifest, by run_id and number of rows."""
+    """Return one sentence on whether the tables hold the version of this manifest, by run_id and customers."""
     try:
         with _transaction(to) as cursor:
-            held = _held(cursor, to, _columns(cursor, to))
+            held = _held(cursor, to)
+            beside = manifest is not None and _others_hold(cursor, to, manifest["run_id"])
     except ServiceRefused as refusal:
         return f"{to.name}: {refusal.problems[0].found}; not known what it holds"
     if held is None or not held.rows:
         return f"{to.name} holds nothing yet"
     if manifest and (held.run_id, held.rows) == (manifest["run_id"], manifest["rows"]):
-        return f"{to.name} holds the current version"
+        if beside:
+            return f"{to.name} holds the current version"
+        return f"{to.name} holds the current version's customers, but not its alerts and changes"
     return (
         f"{to.name} does not hold the current version: {held.run_id or 'several'} of {held.as_of}, {held.rows:,} rows"
     )
 
 
 def verify(to: Sink, version: Path) -> str:
-    """Return a sentence where the table holds the version, value for value.
+    """Return a sentence where the tables hold the version, value for value.
 
     Refuses what is away or holds another version (exit code 8), and other values under the same run_id (exit code 7).
     """
-    import pyarrow.parquet as pq
-
     run_id = read_json(version / "manifest.json")["run_id"]
-    table = pq.read_table(version / "scored_customers.parquet").replace_schema_metadata(None).sort_by("customer_id")
+    parts = _parts(to, version, run_id)
     with _transaction(to) as cursor:
-        columns = _columns(cursor, to)
-        held = _held(cursor, to, columns)
-        if held is None or (held.run_id != run_id and table.num_rows):
+        held = _held(cursor, to)
+        if held is None or (held.run_id != run_id and parts[0].rows.num_rows):
             found = "none" if held is None or not held.rows else f"{held.run_id or 'several'} of {held.as_of}"
             raise _away(to, f"at the current version {run_id}", found)
-        if not _has(columns, table) or not _same(cursor, to, table):
-            where = f"PostgreSQL table {to.schema}.{to.table} of {to.name}"
-            raise IntegrityRefused(
-                Problem(where, f"the rows of {run_id}", "other values", "The next `python -m pipeline run` mends it.")
-            )
+        remedy = "The next `python -m pipeline run` mends it."
+        problems = [
+            Problem(f"PostgreSQL table {part.to.schema}.{part.to.table} of {to.name}", f"the rows of {run_id}",
+                    "other values or no such table", remedy)
+            for part in parts if not _stands(cursor, part)
+        ]  # fmt: skip
+        if problems:
+            raise IntegrityRefused(problems)
     return f"{to.name} holds the current version, value for value"

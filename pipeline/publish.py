@@ -19,13 +19,12 @@ from typing import Any, ClassVar, Self
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from features.errors import GateRefused, Problem, ServiceRefused
 from models.contract import check_table
-from pipeline import bundle, changes, postgres, tracking, versions
+from pipeline import answers, bundle, changes, postgres, tracking, versions
 from pipeline.fingerprint import sha256
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -48,7 +47,6 @@ INPUTS = (
     Path("data/promote/changes.json"), Path("data/train/summary.json"), Path("data/tune/summary.json"),
     Path("data/tune/parameters.json"), Path("data/calibrate/summary.json"),
 )  # fmt: skip
-FORMULA = r"^\s*[=+\-@\t\r\x00]"  # what a spreadsheet would run (OWASP ASVS 1.2.10)
 
 
 class Params(Section):
@@ -87,17 +85,6 @@ def run(table: pa.Table, published_before: pa.Table | None, *, run_id: str) -> p
     return table.add_column(after, "grade_published_before", before)
 
 
-def safe_for_spreadsheets(table: pa.Table) -> pa.Table:
-    """Return the table with an apostrophe before each text that a spreadsheet would take for a formula."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            column = table.column(index)
-            risky = pc.fill_null(pc.match_substring_regex(column, FORMULA), fill_value=False)
-            quoted = pc.binary_join_element_wise(pa.scalar("'", field.type), column, pa.scalar("", field.type))
-            table = table.set_column(index, field.name, pc.if_else(risky, quoted, column))
-    return table
-
-
 def _audit(table: pa.Table, contract: dict[str, Any], checks: list[dict[str, Any]]) -> list[Problem]:
     """Return every reason not to publish."""
     problems = list(check_table(table, contract))
@@ -115,9 +102,7 @@ def _write_table(table: pa.Table, folder: Path, metadata: dict[str, str]) -> Non
     """Write the table as Parquet (raw), CSV (UTF-8 with BOM, safe to open) and a DuckDB file."""
     described = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
     pq.write_table(described, folder / "scored_customers.parquet", compression="zstd", write_page_checksum=True)
-    with (folder / "scored_customers.csv").open("wb") as handle:
-        handle.write(b"\xef\xbb\xbf")
-        pa_csv.write_csv(safe_for_spreadsheets(table), handle)
+    answers.write(table, folder / "scored_customers.csv")
     with duckdb.connect(str(folder / "bellwether.duckdb")) as connection:
         parquet = str(folder / "scored_customers.parquet").replace("'", "''")
         connection.execute(
@@ -228,9 +213,9 @@ def write() -> Written:
     pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
     for path in (Path("data/report"), SCORER):
         _copy(path, scratch)
-    for path in (Path("data/decide/alerts.parquet"), CONTRACT):
+    for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT):
         _copy(path, scratch)
-    for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), Path(decided["policy"])):
+    for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), *map(Path, decided["policy_files"])):
         _copy(path, scratch / "inputs" / path.parent)
     versions.write_manifest(
         scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),

@@ -252,6 +252,7 @@ def main() -> None:
     params, tongue = Params.load(), language()
     figures, checks = read_json(DATA / "monitor/figures.json"), read_json(DATA / "monitor/checks.json")
     figures["retrain"] = retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"])
+    figures["overrides"] = plain(frame(DATA / "decide/overrides.parquet").to_dict("records"))
     worst, why, words = worst_customers(params.worst_customers), reasons_told(), words_in(tongue)
     text = page(figures, checks, worst, why, words, tongue)
     fresh(OUT)

@@ -122,7 +122,7 @@ def _preflight_sink() -> None:
     """Check that the variable of a sink is set; whether its server answers is seen when it is written."""
     from pipeline import sinks
 
-    sinks.stated()
+    sinks.check()
 
 
 def heal() -> None:

@@ -49,10 +49,11 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     write_json(folder / "manifest.json", facts | {"files": files})
 
 
-def faults(folder: Path, *, pruned: bool = False) -> list[Problem]:
+def faults(folder: Path, *, pruned: bool = False, within: str = "") -> list[Problem]:
     """Return what differs between a folder and its manifest: files missing, added or changed.
 
     pruned: the folder may be a pruned version, whose note says which files are gone; otherwise such a one is not sound.
+    within: of the files whose names begin so.
     """
     manifest = folder / "manifest.json"
     restore = "Restore it from a copy, or remove the folder and run again."
@@ -61,6 +62,7 @@ def faults(folder: Path, *, pruned: bool = False) -> list[Problem]:
     except (OSError, ValueError, KeyError, TypeError):
         return [Problem(str(manifest), "a readable manifest", "none", restore)]
     found = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
+    stated, found = ({name: each[name] for name in each if name.startswith(within)} for each in (stated, found))
     if pruned and PRUNED in found:
         gone = set(read_json(found.pop(PRUNED))["pruned"])
         stated = {name: digest for name, digest in stated.items() if name in found or name not in gone}

@@ -1,4 +1,4 @@
-"""Facts for alerts on companies: known at as_of, null where nothing was."""
+"""Facts for policy and alerts: known at as_of, null where nothing was."""
 
 import pyarrow as pa
 
@@ -44,3 +44,57 @@ def test_facts_of_companies():
     assert other["industry_default_rate"] is other["sentiment_3m"] is march["altman_z"] is None
     assert float(other["equity"]) == -100
     assert other["altman_z"] == 6.56 * 0.2 + 3.26 * 0.1 + 6.72 * 0.1 + 1.05 * (-100 / 1100)
+
+
+def stands_of(tables, asked_for, names):
+    """Return (customer, date) -> these columns of the position."""
+    matrix, asked = matrix_of(tables, observe(asked_for))
+    rows = pa.concat_tables([part for _, part in matrix.groups(asked, with_position=True)]).to_pylist()
+    return {(row["customer_id"], row["as_of"].isoformat()): tuple(row[name] for name in names) for row in rows}
+
+
+CREDITS = draw(
+    "credits",
+    """
+    credit_id customer_id provider product opened_on  term_months known_on
+    c1        a           own      card    2023-01-10 -           2023-01-10
+    c2        a           own      card    2023-02-10 -           2023-02-10
+    c3        a           bureau   loan    2023-02-10 -           2023-02-10
+    c4        b           own      card    2023-01-10 -           2023-01-10
+    c5        b           own      loan    2023-01-10 12          2023-01-10
+    c6        c           own      card    2023-01-10 -           2023-01-10
+    c7        c           own      -       2023-01-10 -           2023-01-10
+    c8        d           own      loan    2023-01-10 12          2023-01-10
+    """,
+)
+
+
+def test_the_product_is_that_of_the_open_own_lines_where_all_are_of_one():
+    """Two cards are one product; another lender's line does not count; a loan that is over leaves the card alone."""
+    found = stands_of(
+        {"credits": CREDITS},
+        "a 2023-06-01\nb 2023-06-01\nb 2024-06-01\nc 2023-06-01\nd 2023-06-01\nd 2024-06-01\ne 2023-06-01",
+        ["product"],
+    )
+    assert found == {
+        ("a", "2023-06-01"): ("card",), ("b", "2023-06-01"): (None,), ("b", "2024-06-01"): ("card",),
+        ("c", "2023-06-01"): (None,), ("d", "2023-06-01"): ("loan",), ("d", "2024-06-01"): (None,),
+        ("e", "2023-06-01"): (None,),
+    }  # fmt: skip
+
+
+def test_the_income_stated_at_the_decision_stands_in_where_no_transaction_is_known():
+    """What the accounts say goes first."""
+    transactions = draw(
+        "transactions",
+        "transaction_id customer_id event_on amount known_on\nt1 a 2023-05-10 1000 2023-05-10",
+    )
+    observations = draw(
+        "observations",
+        "customer_id as_of stated_income known_on\na 2023-06-01 700 2023-05-31\nb 2023-06-01 800 2023-05-31\nc 2023-06-01 - 2023-05-31",
+    )
+    found = stands_of(
+        {"transactions": transactions, "observations": observations},
+        "a 2023-06-01\nb 2023-06-01\nc 2023-06-01", ["monthly_inflow"],
+    )  # fmt: skip
+    assert {customer: income for (customer, _), (income,) in found.items()} == {"a": 1000, "b": 800, "c": None}

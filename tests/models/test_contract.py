@@ -24,7 +24,7 @@ ROW = {
     "grade": "D2", "grade_previous": "D1", "grade_change": -1, "grade_3m": None, "grade_6m": None, "grade_12m": None,
     "grade_published_before": None, "exposure": Decimal("1000.00"), "loss_given_default": 0.6,
     "expected_loss": Decimal("60.00"), "credit_limit": None, "credit_limit_recommended": Decimal("500.00"),
-    "limit_rule": "grade_cap:D2; assumed lgd, income", "payment_term_days": 14, "action": "reduce",
+    "limit_rule": "grade_cap:D2; assumed lgd:person, income", "payment_term_days": 14, "action": "reduce",
     "alerts": "PD_HIGH;LIMIT_USE", "months_of_history": 24, "missing_share": 0.1, "out_of_range": 0, "in_training": False,
     "next_review_on": dt.date(2026, 2, 1),
 }  # fmt: skip

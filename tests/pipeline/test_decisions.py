@@ -26,7 +26,7 @@ from models.encoders import fit_matrix
 from models.grades import Scale
 from models.inputs import inputs_from_catalogue, panel
 from models.scorer import Scorer
-from pipeline import bundle, decide, explain, explainer, score, what_if
+from pipeline import asked, bundle, decide, explain, explainer, lending, score, what_if
 from pipeline.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -196,7 +196,7 @@ def test_what_is_unknown_stays_null_and_is_never_dropped(here):
     assert first["pd_12m"] > 0
     for name in ("exposure", "expected_loss", "credit_limit", "credit_limit_recommended", "months_of_history"):
         assert first[name] is None
-    assert first["limit_rule"].startswith("no_basis; assumed lgd, kind")
+    assert first["limit_rule"].startswith("no_basis; assumed lgd:person, kind")
     assert first["action"] == ("prepay" if first["payment_term_days"] == 0 else "review")
     second = pq.read_table("data/decide/table.parquet").slice(1, 1).to_pylist()[0]
     assert second["action"] == "stop"
@@ -453,6 +453,73 @@ def test_what_if_refuses_what_only_a_run_can_answer(here, capsys):
     assert "long_run_default_rate" in capsys.readouterr().err
 
 
+def test_a_file_of_features_is_answered_as_safely_as_the_table_is_published(here):
+    """UTF-8 with BOM; texts and column names that a spreadsheet would run have an apostrophe; parquet is as it was."""
+    shutil.copytree(bundle.SCORER, "data/publish/current/scorer")
+    frame = rows(9).head(5).drop(columns=["as_of", "months_back"])
+    frame["=note"] = ["=1+1", "@cmd", "-2", "名前", None]
+    frame.to_csv("asked.csv", index=False)
+    assert main(["score", "asked.csv", "--out", "told.csv"]) == 0
+    raw = Path("told.csv").read_bytes()
+    assert raw.startswith(b"\xef\xbb\xbf")
+    told = pd.read_csv("told.csv", encoding="utf-8-sig", keep_default_na=False, dtype={"'=note": str})
+    assert told["'=note"].tolist() == ["'=1+1", "'@cmd", "'-2", "名前", ""]
+    wanted = Scorer.from_files(bundle.read(bundle.SCORER)).score(pd.read_csv("asked.csv"))
+    assert np.abs(told["pd"].to_numpy() - wanted["pd"].to_numpy()).max() < 1e-15
+    assert main(["score", "asked.csv", "--out", "told.parquet"]) == 0
+    plain = pq.read_table("told.parquet")
+    assert plain["=note"].to_pylist() == ["=1+1", "@cmd", "-2", "名前", None]
+    assert np.array_equal(plain["pd"].to_numpy(), wanted["pd"].to_numpy())
+    Path("asked.json").write_text(frame.assign(**{"=note": [["=1", 2]] * 5}).to_json(orient="records"))
+    assert main(["score", "asked.json", "--out", "told.csv"]) == 0
+    assert "=1" in Path("told.csv").read_text(encoding="utf-8-sig")
+    assert main(["score", "asked.csv", "--out", "told.xlsx"]) == 4
+
+
+def test_a_product_s_loss_reaches_the_table_and_the_account_of_what_was_assumed(here):
+    """By SQL over the positions: a card has the card's row, whoever has none the kind's."""
+    position = pq.read_table(decide.POSITION)
+    product = pa.array(np.random.default_rng(5).choice(["credit_card", "pawn", None], position.num_rows), pa.string())
+    pq.write_table(position.append_column("product", product), decide.POSITION)
+    run_all()
+    wrong = duckdb.sql(
+        """select count(*) from 'data/decide/table.parquet' t
+        join 'data/featurise/scoring/position.parquet' p on p.customer_id = t.customer_id and p.months_back = 0
+        where t.loss_given_default <> case when p.product = 'credit_card' then 0.7
+            when p.kind = 'company' then 0.45 else 0.6 end
+        or not contains(t.limit_rule, '; assumed lgd:' || case when p.product = 'credit_card' then p.product
+            when p.kind = 'company' then 'company' else 'person' end)"""
+    ).fetchone()
+    assert wrong == (0,)
+    summary = json.loads(Path("data/decide/summary.json").read_text())
+    assert summary["contract_problems"] == []
+    assert sum(count for name, count in summary["assumed"].items() if name.startswith("lgd:")) == CUSTOMERS
+    assert {"lgd:credit_card", "lgd:person", "lgd:company"} <= set(summary["assumed"])
+
+
+def test_a_policy_rests_on_its_base(here):
+    """What it does not name is the base's; a base that is not there, or has one itself, is refused."""
+    path = Path("data/policy/own.yaml")
+    entry = "{description: d, unit: u, source: s, values: {'1990-01-01': 0.3}}"
+    path.write_text(f"base: standard.yaml\npolicy:\n  stop_pd: {entry}\n")
+    day = dt.date(2026, 1, 1)
+    own, standard = (lending.read_policy(path.with_name(name), day) for name in ("own.yaml", "standard.yaml"))
+    assert own.stop_pd == 0.3
+    assert own == standard.model_copy(update={"stop_pd": 0.3})
+    assert lending.files_of(path) == [path, Path("data/policy/standard.yaml")]
+    for base in ("gone.yaml", "own.yaml", "."):
+        path.with_name("other.yaml").write_text(f"base: {base}\npolicy: {{stop_pd: {entry}}}\n")
+        with pytest.raises(ConfigurationRefused):
+            lending.read_policy(path.with_name("other.yaml"), day)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data/policy").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_policy_that_is_shipped_holds_for_the_scale(path):
+    lending.read_policy(path, dt.date(2005, 10, 1)).check_scale(Scale())
+    for name, entry in yaml.safe_load(path.read_text(encoding="utf-8"))["policy"].items():
+        assert all(str(entry[key]).strip() for key in ("description", "unit", "source")), name
+
+
 def test_overrides_are_honoured_and_shown(here):
     """A limit, a term and an action, two expired ones, and one for a customer who left."""
     Path("data/overrides.csv").write_text(
@@ -471,6 +538,18 @@ def test_overrides_are_honoured_and_shown(here):
     assert table["c003"]["action"] == "keep"
     summary = json.loads(Path("data/decide/summary.json").read_text())
     assert summary["overrides"] == {"active": 4, "expired": 1, "unknown_customers": 1, "customers": 3}
+    shown = pq.read_table("data/decide/overrides.parquet").to_pylist()
+    assert [(row["customer_id"], row["field"], row["author"], row["until"]) for row in shown] == [
+        ("c001", "credit_limit_recommended", "risk", "2026-06-30"), ("c002", "payment_term_days", "risk", "2026-01-01"),
+        ("c003", "action", "risk", "2026-06-30"),
+    ]  # fmt: skip
+    Path("data/publish/current").mkdir(parents=True)
+    shutil.copy("data/decide/overrides.parquet", "data/publish/current")
+    assert asked.overridden("c003") == [
+        "decided by a person:",
+        "  action is keep, by risk until 2026-06-30: known case",
+    ]
+    assert asked.overridden("c004") == []
     assert summary["contract_problems"] == []
 
 

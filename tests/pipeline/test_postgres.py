@@ -42,6 +42,7 @@ AWKWARD = {
     "BOOLEAN": [True, None, False],
     "DECIMAL(18,2)": [Decimal("9999999999999999.99"), None, Decimal("-0.01"), Decimal("0.00"), Decimal("3271.10")],
 }
+TABLES = ("scored_customers", "scored_customers_alerts", "scored_customers_changes")
 CONTRACT = {
     column["name"]: column["type"]
     for column in json.loads((ROOT / "data/contracts/scored_customers.v1.json").read_text())["columns"]
@@ -60,7 +61,8 @@ def sink(url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BELLWETHER_URL", url)
     with sql(url) as cursor:
-        cursor.execute("drop table if exists public.scored_customers cascade")
+        for name in TABLES:
+            cursor.execute(f"drop table if exists public.{name} cascade")
     return postgres.sink("BELLWETHER_URL", "scored_customers")
 
 
@@ -91,6 +93,18 @@ def version(run_id: str, as_of: str = "2026-01-01", *, rows: int = 40, source: s
     folder = versions.VERSIONS / run_id
     folder.mkdir(parents=True)
     pq.write_table(pa.table(columns), folder / "scored_customers.parquet")
+    codes = [["PD_HIGH", "=1", "名前"][row % 3] for row in range(9)]
+    alerts = {
+        "customer_id": [f"{row // 3:06d}" for row in range(9)], "as_of": columns["as_of"].slice(0, 9), "code": codes,
+        "value": [0.1 + 0.2, math.nan, None] * 3, "since_before": [True, False, None] * 3, "state": [run_id] * 9,
+    }  # fmt: skip
+    pq.write_table(pa.table(alerts), folder / "alerts.parquet")
+    changes = {
+        "customer_id": [f"{row:06d}" for row in range(5)], "moved": ["grade", "came", "left", "action", "grade"],
+        "pd_12m_before": [0.1, None, math.inf, -0.0, 1 / 3], "pd_12m": [0.3] * 5, "score": pa.array([1] * 5, pa.int32()),
+        "credit_limit_recommended": pa.array([Decimal("1.10"), None] * 2 + [Decimal("0.00")], pa.decimal128(18, 2)),
+    }  # fmt: skip
+    pq.write_table(pa.table(changes), folder / "changes.parquet")
     versions.write_manifest(folder, run_id=run_id, as_of=as_of, source=source, rows=rows)
     return folder
 
@@ -105,7 +119,7 @@ def runs(url: str) -> list[tuple]:
 
 def test_every_value_is_that_of_the_parquet_by_the_server_s_own_text(sink, url):
     folder = version("a")
-    assert bring(sink, folder) == "$BELLWETHER_URL holds a: 40 customers written"
+    assert bring(sink, folder) == "$BELLWETHER_URL holds a: 40 customers, 9 alerts and 5 changes written"
     listed = ", ".join(f'"{name}"::text' for name in CONTRACT)
     found = ask(url, f"select {listed} from scored_customers order by customer_id")
     stated = pq.read_table(folder / "scored_customers.parquet").to_pylist()
@@ -131,13 +145,57 @@ def test_every_value_is_that_of_the_parquet_by_the_server_s_own_text(sink, url):
     assert "value for value" in postgres.verify(sink, folder)
 
 
+def test_alerts_and_changes_stand_beside_the_customers_value_for_value(sink, url):
+    """The files' columns and the run_id; `status` tells where they are not those of the customers' run."""
+    bring(sink, version("a"))
+    folder = version("b", "2026-02-01")
+    bring(sink, folder)
+    for name, key in (("alerts", ("customer_id", "code")), ("changes", ("customer_id",))):
+        rows = pq.read_table(folder / f"{name}.parquet").to_pylist()
+        columns = [f"{column}::text" if column.startswith("credit") else column for column in rows[0]]
+        order = ", ".join(f'{column} collate "C"' for column in key)
+        found = ask(url, f"select run_id, {', '.join(columns)} from scored_customers_{name} order by {order}")
+        wanted = [
+            ("b", *(str(value) if isinstance(value, Decimal) else value for value in row.values()))
+            for row in sorted(rows, key=lambda row: [row[column] for column in key])
+        ]
+        assert [repr(row) for row in found] == [repr(row) for row in wanted]  # NaN and -0.0 too
+    current = {"run_id": "b", "rows": 40}
+    assert postgres.describe(sink, current) == "$BELLWETHER_URL holds the current version"
+    with sql(url) as cursor:
+        cursor.execute("update scored_customers_alerts set run_id = 'a' where customer_id = '000001'")
+    assert "but not its alerts and changes" in postgres.describe(sink, current)
+
+
+@pytest.mark.parametrize("beside", ["alerts", "changes"])
+def test_what_fails_in_a_table_beside_leaves_all_three_as_they_were(sink, url, beside):
+    bring(sink, version("a"))
+    folder = version("b", "2026-02-01")
+    there = f"scored_customers_{beside}"
+    with trigger(url, "raise exception 'no';", there, "000001"), pytest.raises(ServiceRefused, match=there):
+        bring(sink, folder)
+    for name in TABLES:
+        assert ask(url, f"select distinct run_id from {name}") == [("a",)], name
+    assert "written" in bring(sink, folder)
+
+
+def test_another_thing_s_table_beside_is_left_alone(sink, url):
+    with sql(url) as cursor:
+        cursor.execute("create table scored_customers_alerts (customer_id text, code text)")
+        cursor.execute("insert into scored_customers_alerts values ('theirs', 'x')")
+    with pytest.raises(ServiceRefused, match="a table without run_id"):
+        bring(sink, version("a"))
+    assert ask(url, "select * from scored_customers_alerts") == [("theirs", "x")]
+    assert ask(url, "select to_regclass('scored_customers')::text") == [(None,)]
+
+
 def test_bringing_twice_writes_nothing(sink, url):
     folder = version("a")
     bring(sink, folder)
-    rows = "select ctid::text, xmin::text, customer_id from scored_customers order by 3"
-    before = ask(url, rows)
+    rows = [f"select ctid::text, xmin::text, customer_id from {name} order by 3, 1" for name in TABLES]
+    before = [ask(url, each) for each in rows]
     assert bring(sink, folder) == "$BELLWETHER_URL holds a already"
-    assert ask(url, rows) == before
+    assert [ask(url, each) for each in rows] == before
     assert postgres.describe(sink, {"run_id": "a", "rows": 40}) == "$BELLWETHER_URL holds the current version"
 
 
@@ -148,6 +206,9 @@ def test_bringing_twice_writes_nothing(sink, url):
         "update scored_customers set exposure = null where exposure = 3271.10",
         "delete from scored_customers where customer_id = '000039'",
         "update scored_customers set reason_1_text = '' where reason_1_text is null",
+        "update scored_customers_alerts set value = 0.3 where code = 'PD_HIGH'",
+        "delete from scored_customers_changes where moved = 'left'",
+        "drop table scored_customers_changes",
     ],
 )
 def test_a_value_changed_in_the_server_is_found_and_mended(sink, url, harm):
@@ -181,15 +242,15 @@ def test_an_earlier_as_of_never_replaces_a_later_one_of_its_source(sink, url):
 
 
 STOP = """create function stop() returns trigger language plpgsql as $$ begin
-if new.customer_id = '000030' then {} end if; return new; end $$"""
+if new.customer_id = '{}' then {} end if; return new; end $$"""
 
 
 @contextmanager
-def trigger(url, action):
+def trigger(url, action, table="scored_customers", customer="000030"):
     """Let the server do something in the middle of the rows."""
     with sql(url) as cursor:
-        cursor.execute(STOP.format(action))
-        cursor.execute("create trigger stop before insert on scored_customers for each row execute function stop()")
+        cursor.execute(STOP.format(customer, action))
+        cursor.execute(f"create trigger stop before insert on {table} for each row execute function stop()")
     try:
         yield
     finally:
@@ -290,14 +351,14 @@ def test_a_user_who_owns_nothing_publishes_into_a_table_made_for_it(sink, url, m
     bring(sink, first)
     with sql(url) as cursor:
         cursor.execute("create role writer login")
-        cursor.execute("grant select, insert on scored_customers to writer")
+        cursor.execute(f"grant select, insert on {', '.join(TABLES)} to writer")
     monkeypatch.setenv("BELLWETHER_URL", url.replace("postgres@", "writer@"))
     writer = postgres.sink("BELLWETHER_URL", "scored_customers")
     try:
         with pytest.raises(ServiceRefused, match="no right to do it"):
             bring(writer, second)
         with sql(url) as cursor:
-            cursor.execute("grant delete on scored_customers to writer")
+            cursor.execute(f"grant delete on {', '.join(TABLES)} to writer")
         assert "written" in bring(writer, second)
     finally:
         with sql(url) as cursor:
@@ -470,6 +531,6 @@ def test_a_run_ends_with_8_says_that_the_files_stand_and_the_next_run_brings_the
     assert "published, but not everywhere" in capsys.readouterr().err
     monkeypatch.setattr(run, "dvc", lambda *_, **__: 0)
     assert run.run() == 0
-    assert "holds a: 40 customers written" in capsys.readouterr().out
+    assert "holds a: 40 customers, 9 alerts and 5 changes written" in capsys.readouterr().out
     assert "value for value" in postgres.verify(sink, folder)
     assert os.environ["BELLWETHER_URL"] == url

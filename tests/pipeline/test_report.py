@@ -189,8 +189,20 @@ def write_table(data: Path, scoring: pd.DataFrame, customers: int, rng: np.rando
     table["expected_loss"] = np.round(table["pd_12m"] * 0.45 * table["exposure"], 2)
     table["credit_limit"] = np.round(table["exposure"] * 1.5, 2)
     table["credit_limit_recommended"] = np.where(table["pd_12m"] > 0.2, 0, table["credit_limit"])
-    table["limit_rule"], table["action"] = "appetite", np.where(table["pd_12m"] > 0.2, "stop", "keep")
+    table["limit_rule"], table["action"] = (
+        "loss_appetite; assumed lgd:person, income",
+        np.where(table["pd_12m"] > 0.2, "stop", "keep"),
+    )
     table["payment_term_days"] = 30
+    people = {
+        "customer_id": "1",
+        "field": "action",
+        "value": "keep",
+        "author": "risk",
+        "reason": NASTY,
+        "until": "2030-01-01",
+    }
+    write(data / "decide/overrides.parquet", pd.DataFrame([people]))
     table["alerts"] = np.where(table["grade_change"] < -1, "grade_drop;pd_high", "")
     facts = now[["customer_id", "as_of", "months_back"]].assign(kind="company", segment=None)
     facts["industry"], facts["region"] = (
@@ -275,6 +287,10 @@ def test_figures_agree_with_the_files_they_come_from(run, monkeypatch):
     total = figures["portfolio"]["total"]
     assert (total["customers"], total["exposure"], total["expected_loss"]) == (rows, float(exposure), float(loss))
     assert sum(g["customers"] for g in figures["portfolio"]["by_industry"]) == rows
+    assert json.loads(Path("data/report/figures.json").read_text())["overrides"][0]["field"] == "action"
+    assert "Decided by people in place of the policy" in Path("data/report/index.html").read_text()
+    assert figures["portfolio"]["assumed"] == {"income": rows, "lgd:person": rows}
+    assert [g["group"] for g in figures["portfolio"]["by_limit_rule"]] == ["loss_appetite"]
     joined = sql.sql("""select outcome, pd, true_pd from 'data/evaluate/predictions.parquet' join 'data/simulate/truth/truth.parquet'
         using (customer_id, as_of) where part = 'test'""").df()
     test = figures["truth"]["test"]

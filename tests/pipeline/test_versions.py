@@ -13,7 +13,7 @@ import pytest
 
 from features.errors import IntegrityRefused
 from pipeline import __main__ as command_line
-from pipeline import pruning, publish, versions
+from pipeline import answers, pruning, publish, versions
 
 
 @pytest.fixture(autouse=True)
@@ -132,10 +132,10 @@ def test_grades_published_before_are_matched_by_customer_not_by_row():
     assert publish.run(table, None, run_id="r")["grade_published_before"].null_count == 3
 
 
-@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "  =1"])
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "  =1", "＝1", "\n=1"])
 def test_text_that_a_spreadsheet_would_run_is_neutralised_in_csv_alone(text):
     table = pa.table({"name": [text, "plain", None], "number": [-1.5, 2.0, None]})
-    safe = publish.safe_for_spreadsheets(table)
+    safe = answers.safe_for_spreadsheets(table)
     assert safe["name"].to_pylist() == ["'" + text, "plain", None]
     assert safe["number"].to_pylist() == [-1.5, 2.0, None]
 

@@ -217,7 +217,7 @@ def test_an_applicant_with_one_table_is_scored_and_what_is_missing_is_said(world
     assert f"observed on {dt.date.fromisoformat(day) + dt.timedelta(days=1)}, the day after" in done.stdout
     assert f"transactions {len(rows)}" in done.stdout
     assert "missing, so that what only they say is unknown: customers (no rows in */clients.csv)" in done.stdout
-    assert "assumed lgd, kind" in done.stdout
+    assert "assumed lgd:person, kind" in done.stdout
     assert "1 applicants, 1 scored, 0 refused" in done.stdout
 
 
@@ -344,6 +344,7 @@ def test_every_plot_of_dvc_is_drawn_from_fields_that_its_file_holds(world):
 
 
 def test_the_model_loaded_from_mlflow_gives_the_published_numbers(world):
+    """And the statement, and both kinds of file, the same on odd values: missing, unseen, extreme."""
     code = """
 import sys, mlflow, pandas as pd
 mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
@@ -354,6 +355,31 @@ scored = model.predict(rows)
 assert abs(scored["pd"].to_numpy() - table["pd_12m"].to_numpy()).max() < 1e-9
 assert scored["grade"].tolist() == table["grade"].tolist()
 assert scored["score"].tolist() == table["score"].tolist()
+import json
+import duckdb
+import numpy as np
+from pipeline.__main__ import main
+random = np.random.default_rng(1)
+odd = rows.sample(500, replace=True, random_state=1).assign(customer_id=[f"{n:03d}" for n in range(500)])
+for each in json.loads(open("data/publish/current/scorer/features.json").read())["features"]:
+    numeric = each["kind"] == "numeric"
+    values = [0.0, 1e-36, 5e-324, 1e300, -1e300, np.nan] if numeric else ["never seen", None, "nan", "NULL", "=1", "名"]
+    at = random.random(len(odd)) < 0.3
+    odd[each["name"]] = odd[each["name"]].astype(float if numeric else object)
+    odd.loc[at, each["name"]] = random.choice(np.array(values, dtype=float if numeric else object), at.sum())
+model = model.predict(odd)
+duckdb.register("features", odd)
+by_sql = duckdb.sql(open("data/publish/current/model.sql").read()).df()
+odd.to_parquet("odd.parquet", index=False)
+odd.to_csv("odd.csv", index=False, float_format="%.17g")
+answers = [by_sql]
+for name in ("odd.parquet", "odd.csv"):
+    assert main(["score", name, "--out", "answer.parquet"]) == 0
+    answers.append(pd.read_parquet("answer.parquet"))
+for found in answers:
+    for name in ("pd", "pd_raw", "pd_low", "pd_high"):
+        assert abs(found[name].to_numpy() - model[name].to_numpy()).max() < 1e-9
+    assert found["grade"].tolist() == model["grade"].tolist()
 """
     loaded = world.run("python", "-c", code)
     assert loaded.returncode == 0, loaded.stderr[-3000:]
