@@ -179,8 +179,8 @@ class Matrix:
             if name == "observations":
                 seen = table.filter(table.as_of <= self.edge)
             counts = self.engine.rows(seen.aggregate(**{column: seen[column].count() for column in table.columns}))[0]
-            filled[name] = frozenset(column for column in table.columns if counts[column])
-            kept = filled[name] - {column for column in table.columns if column.lower() in protected}
+            kept = frozenset(c for c in table.columns if counts[c] and c.lower() not in protected)
+            filled[name] = kept  # no feature asks for a protected column, whatever it is in the contract
             entry = description.get(name) or {}
             numeric[name] = tuple(a for a in sorted(entry.get("numeric") or ()) if a in kept)
             categorical[name] = tuple(a for a in sorted(entry.get("categorical") or ()) if a in kept)
