@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models import drift, portfolio, realised
+from models import drift, expected, portfolio, realised
 
 KEYS = ["customer_id", "as_of"]
 LEAST_UNSEEN = 0.5  # of the scored customers of a date
@@ -90,6 +90,30 @@ def score_figures(
     return counts, moved
 
 
+def expected_figures(scores: pd.DataFrame) -> dict[str, Any]:
+    """Return the default rate and AUC to expect of the customers of each date scored, the oldest first.
+
+    As in `score_figures`, a date on which most customers trained the model says nothing: nulls.
+    """
+    if scores.empty:
+        return {}
+    records = []
+    for back, rows in scores.groupby("months_back", sort=True):
+        unseen = outside_training(rows)
+        pd_ = floats(unseen["pd"])
+        pd_ = pd_[np.isfinite(pd_) & (pd_ > 0) & (pd_ < 1)]
+        enough = len(pd_) >= max(2, LEAST_UNSEEN * len(rows))
+        records.append(
+            {
+                "months_back": int(str(back)),
+                "as_of": rows["as_of"].max(),
+                "rate": expected.expected_rate(pd_) if enough else None,
+                "auc": expected.expected_auc(pd_) if enough else None,
+            }
+        )
+    return {"by_month": records[::-1]}
+
+
 def _moved(fitted: drift.Bins | None, values: pd.Series) -> dict[str, float | None]:
     """Return the PSI of `values` and the level of chance; nulls where there is nothing to compare."""
     if fitted is None or values.empty:
@@ -109,7 +133,13 @@ def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
         for name, rows in groups.items()
         if len(rows) > 1
     }
-    concentration["customer"] = portfolio.herfindahl(table["exposure"].tolist()) if "exposure" in table else None
+    even = {}  # how far from equal parts, 0, to all in one, 1
+    for name, index in concentration.items():
+        parts = sum((g["exposure"] or 0) > 0 for g in groups[f"by_{name}"])
+        even[name] = (index - 1 / parts) / (1 - 1 / parts) if index is not None and parts > 1 else None
+    exposures = table["exposure"].fillna(0.0) if "exposure" in table else pd.Series([], dtype=float)
+    concentration["customer"] = portfolio.herfindahl(exposures.tolist())
+    whole = float(exposures.sum())
     return {
         "total": portfolio.totals(table),
         "by_grade": portfolio.by_group(table, "grade", order),
@@ -119,6 +149,8 @@ def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
         "alerted": int((alerts != "").sum()),
         "alerts": codes[codes != ""].value_counts().sort_index().to_dict(),
         "herfindahl": concentration,
+        "herfindahl_beyond_even": even,
+        "largest_exposure_share": float(exposures.max()) / whole if whole > 0 else None,
     }
 
 
@@ -222,4 +254,36 @@ def data_figures(quality: dict[str, Any]) -> dict[str, Any]:
         blocks = told.get("blocks") or [told]
         row = {state: sum(int(block.get(state) or 0) for block in blocks) for state in STATES}
         tables.append({"table": table, **row, "rules": {rule: n for rule, n in (told.get("rules") or {}).items() if n}})
-    return {"tables": tables} if tables else {}
+    if not tables:
+        return {}
+    return {"tables": tables, "by_month": _by_month(quality), "broken": _broken(quality)}
+
+
+def _by_month(quality: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows read, kept and quarantined of all tables by the month of their knowledge."""
+    months: dict[str, dict[str, int]] = {}
+    for told in (quality.get("tables") or {}).values():
+        for month, row in (told.get("months") or {}).items():
+            sums = months.setdefault(str(month), dict.fromkeys(STATES, 0))
+            for state in STATES:
+                sums[state] += int(row.get(state) or 0)
+    return [{"month": month, **months[month]} for month in sorted(months)]
+
+
+def _broken(quality: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a record a table and rule that rows broke: rows by month."""
+    return [
+        {"table": table, "rule": rule, "months": dict(sorted(months.items())), "rows": sum(months.values())}
+        for table, told in sorted((quality.get("tables") or {}).items())
+        for rule, months in sorted(_by_rule(told.get("rules_by_month") or {}).items())
+    ]
+
+
+def _by_rule(by_month: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Return rule -> month -> rows of month -> rule -> rows, without zeros."""
+    rules: dict[str, dict[str, int]] = {}
+    for month, counts in by_month.items():
+        for rule, count in counts.items():
+            if count:
+                rules.setdefault(rule, {})[month] = int(count)
+    return rules

@@ -106,3 +106,48 @@ def coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> float | No
     """Return the share of rows whose interval holds the true PD; rows without truth or interval are left out."""
     known = ~(np.isnan(truth) | np.isnan(low) | np.isnan(high))
     return float(((low <= truth) & (truth <= high))[known].mean()) if known.any() else None
+
+
+def by_vintage(frame: pd.DataFrame, order: list[str], most: int = 12) -> list[dict[str, Any]]:
+    """Return, a date of scoring, its rows as one `calibration` record (`total`) and by grade, the newest date last.
+
+    frame: columns as_of, outcome (0/1), pd and grade. The newest `most` dates; none without grades.
+    """
+    if frame.empty or "grade" not in frame:
+        return []
+    dates = sorted(frame["as_of"].unique())[-most:]
+    parts = [(str(date)[:10], frame[frame["as_of"] == date].assign(all="all")) for date in dates]
+    return [
+        {
+            "vintage": date,
+            "total": calibration(rows, "all", ["all"])[0],
+            "by_grade": {one["group"]: one for one in calibration(rows, "grade", order)},
+        }
+        for date, rows in parts
+    ]
+
+
+def auc_decline(first: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return whether the AUC on matured rows is lower than at the model's evaluation; null where either is unknown.
+
+    first, now: records with value, low and high (95%). `p` takes the first as given, as the ECB's instructions for
+    reporting validation results (February 2019) do; `p_both` lets both vary, as for samples of different customers.
+    Small: the decline is more than chance. Standard errors are those of the intervals, on log-odds of the AUC.
+    """
+    from scipy.special import logit
+    from scipy.stats import norm
+
+    ends = [one.get(end) if one else None for one in (first, now) for end in ("value", "low", "high")]
+    if any(end is None or not 0 < end < 1 for end in ends):
+        return None
+    (was, was_low, was_high, is_, is_low, is_high) = (float(end) for end in ends if end is not None)
+    reach = 2 * float(norm.ppf(0.5 + metrics.LEVEL / 2))
+    width = [float(logit(high) - logit(low)) / reach for low, high in ((was_low, was_high), (is_low, is_high))]
+    fall = float(logit(was) - logit(is_))
+    return {
+        "first": was,
+        "now": is_,
+        "decline": was - is_,
+        "p": float(norm.sf(fall / width[1])),
+        "p_both": float(norm.sf(fall / float(np.hypot(*width)))),
+    }

@@ -25,9 +25,9 @@ def rows_at(rows: str, names: Sequence[str], back: int, most: int) -> pd.DataFra
     listed = ", ".join(['"' + name.replace('"', '""') + '"' for name in ("customer_id", *names)])
     with duckdb.connect(config={"threads": 2}) as connection:
         return connection.execute(
-            f"""with then as (from {rows} where months_back = {back})
-            select {listed} from then semi join
-                (select customer_id from then order by md5(customer_id), customer_id limit {most}) using (customer_id)
+            f"""with scored as (from {rows} where months_back = {back})
+            select {listed} from scored semi join
+                (select customer_id from scored order by md5(customer_id), customer_id limit {most}) using (customer_id)
             order by customer_id"""
         ).df()
 
