@@ -68,6 +68,11 @@ def score_figures(
             parts[back] = part.head(0)
     oldest = next((back for back in dates if back and len(parts[back])), None)
     fitted = drift.Bins.fit(parts[oldest], bins) if oldest else None
+
+    def grades(part: pd.Series) -> pd.Series:
+        return scores.loc[part.index, "grade"]
+
+    graded = drift.Bins.fit(grades(parts[oldest]), bins) if oldest and "grade" in scores else None
     counts["by_month"] = by_month = [
         {
             "months_back": back,
@@ -75,6 +80,7 @@ def score_figures(
             "customers": int((scores["months_back"] == back).sum()),
             "mean_pd": float(scores.loc[scores["months_back"] == back, "pd"].mean()),
             **_moved(fitted, parts[back]),
+            "grade_psi": graded.psi(grades(parts[back])) if graded and len(parts[back]) else None,
         }
         for back in dates
     ]
@@ -178,7 +184,8 @@ def outcome_figures(rows: pd.DataFrame, order: list[str]) -> dict[str, Any]:
         "customers": int(rows["customer_id"].nunique()),
         "total": total,
         "auc": realised.auc(y, p, who),
-        "roc": realised.roc(y, p),
+        "roc": (curve := realised.roc(y, p)),
+        "roc_band": realised.roc_band(curve, int(total["bad"])),
         "lift": realised.lift(y, p),
         "distribution": realised.distribution(y, score),
         "by_month": by_month,

@@ -41,6 +41,18 @@ def roc(outcome: np.ndarray, risk: np.ndarray, points: int = 100) -> list[list[f
     return [[p["false_positive_rate"], p["true_positive_rate"]] for p in metrics.roc_points(outcome, risk, points)]
 
 
+def roc_band(points: list[list[float]], bad: int) -> list[list[float]]:
+    """Return (share of good, low, high) of each point of `roc`: the 95% Jeffreys interval of the share of bad caught.
+
+    Point by point and for independent defaults, with the cut held fixed.
+    """
+    if not points:
+        return []
+    good, caught = np.array(points).T
+    low, high = metrics.jeffreys_interval(np.round(caught * bad), np.full(len(points), bad), metrics.LEVEL)
+    return [[float(a), float(b), float(c)] for a, b, c in zip(good, low, high, strict=True)]
+
+
 def light(p: float) -> str:
     """Return green, amber or red for a Jeffreys probability."""
     return next((colour for limit, colour in LIGHTS if p < limit), "green")
@@ -75,10 +87,18 @@ def calibration(frame: pd.DataFrame, group: str, order: list[str]) -> list[dict[
 
 
 def lift(outcome: np.ndarray, risk: np.ndarray, parts: int = 10) -> list[dict[str, float]]:
-    """Return share, capture and lift of the riskiest tenth, two tenths and so on; empty without defaults."""
-    if not (outcome == 1).any():
+    """Return share, capture and lift of the riskiest tenth, two tenths and so on; empty without defaults.
+
+    capture_low, capture_high: 95% Jeffreys interval of the share of defaults caught, for independent defaults.
+    """
+    bad = int((outcome == 1).sum())
+    if not bad:
         return []
-    return metrics.lift_table(outcome, risk, tuple((i + 1) / parts for i in range(parts)))
+    rows = metrics.lift_table(outcome, risk, tuple((i + 1) / parts for i in range(parts)))
+    for row in rows:
+        low, high = metrics.jeffreys_interval(min(round(row["capture"] * bad), bad), bad, metrics.LEVEL)
+        row |= {"capture_low": float(low), "capture_high": float(high)}
+    return rows
 
 
 def histogram(values: np.ndarray, edges: np.ndarray) -> list[int]:
