@@ -132,18 +132,18 @@ def roll_rates(figures: Figures, limits: Limits) -> Answer:
     )
 
 
-@check("M022", "Far more grades got worse than better", "评级下调远多于上调")
-def downgrades(figures: Figures, limits: Limits) -> Answer:
-    """Found where within a month many more customers moved to a worse grade than to a better one."""
+@check("M022", "Grades moved one way", "评级向同一方向变动")
+def one_way(figures: Figures, limits: Limits) -> Answer:
+    """Found where within a month many more grades got worse than better, or the reverse: what moved was not customers."""
     moved = need(figures, "migration", "1", text="No grades of the month before.", zh="没有上个月的评级。")
     worse, better = int(moved["worse"]), int(moved["better"])
     if worse + better < LEAST_MOVED:
         raise NotApplicable(
             f"Fewer than {LEAST_MOVED} grades moved within the month.", f"一个月内变动的评级少于 {LEAST_MOVED} 个。"
         )
-    ratio = worse / max(better, 1)
+    ratio = max(worse, better) / max(min(worse, better), 1)
     return Answer(
-        limits.downgrade_ratio.above(ratio),
+        limits.one_way_ratio.above(ratio),
         f"Within a month {worse:,} customers moved to a worse grade, {better:,} to a better one.",
         f"一个月内 {worse:,} 个客户评级下调，{better:,} 个上调。",
         {"worse": worse, "better": better, "ratio": ratio},
@@ -161,12 +161,12 @@ def concentration(figures: Figures, limits: Limits) -> Answer:
     severities = [limits.concentration.above(value) for value in seen.values()]
     severities += [limits.largest_exposure_share.above(largest)] if largest is not None else []
     gravest = "stop" if "stop" in severities else "warn" if "warn" in severities else None
-    en = [f"by {name} {value:.3f} of the way from equal parts to all in one (Herfindahl)" for name, value in seen.items()]
+    en = [f"by {name} {value:.3f} (Herfindahl; 0: equal parts, 1: all in one)" for name, value in seen.items()]
     zh = [f"{'行业' if name == 'industry' else '地区'}集中度 {value:.3f}（赫芬达尔指数，0 为均等，1 为全部集中）" for name, value in seen.items()]
     if largest is not None:
         en.append(f"largest customer {largest:.2%} of exposure")
         zh.append(f"最大客户占敞口 {largest:.2%}")
-    return Answer(gravest, f"{'; '.join(en)}.", f"{'；'.join(zh)}。", {**seen, "largest_exposure_share": largest})
+    return Answer(gravest, f"Exposure: {'; '.join(en)}.", f"敞口：{'；'.join(zh)}。", {**seen, "largest_exposure_share": largest})
 
 
 @check("M024", "A group is approved less often", "某一群体的通过率偏低")

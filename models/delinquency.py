@@ -18,7 +18,7 @@ BUCKETS = ("0", "1-29", "30-59", "60-89", "90+")
 LEFT = ("default", "closed", "gone")  # where a customer who is no longer scored went
 LATE = (30, 90)  # days past due whose first time is a vintage's event
 MOST_CURVES = 10  # more cohorts than that are taken by year
-POINTS = (6, 12, 18, 24, 36)  # months at which the vintage table stands still
+POINTS = (6, 12, 18, 24, 36)  # months whose end a table of vintages tells
 
 
 def with_interval(part: float, whole: float) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def vintages(counts: pd.DataFrame, months: pd.DataFrame) -> list[dict[str, Any]]
 
     counts: columns cohort, month (0 and up; null: no event), members. months: columns cohort, seen: how many months
     its youngest member has been seen for; later months are left out, for there only the older ones could have had it.
-    `curve[m]` is the share, low and high (95% Jeffreys) until the end of month m; `at` picks POINTS out of it.
+    `curve[m]` is the share, low and high (95% Jeffreys) until the end of month m, the first being 0; `at` holds those
+    after so many months.
     """
     records = []
     seen = dict(zip(months["cohort"], months["seen"], strict=True))
@@ -108,7 +109,7 @@ def vintages(counts: pd.DataFrame, months: pd.DataFrame) -> list[dict[str, Any]]
         records.append(
             {
                 "cohort": str(cohort), "members": size, "curve": curve,
-                "at": {str(m): curve[m] for m in POINTS if m < len(curve)},
+                "at": {str(m): curve[m - 1] for m in POINTS if m <= len(curve)},
             }
         )  # fmt: skip
     return records

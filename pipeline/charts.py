@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 440.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 20.0, 12.0, 40.0
+NAMED = 40  # rows of a heat map that have room for their names
 Format = Callable[[float], str]
 
 
@@ -273,10 +274,11 @@ def heat(
 ) -> Markup:
     """Return a row a name and a column a date, darker where a value lies above more of `levels`; every row has a tip.
 
-    Neighbours of one level are drawn as one bar, so that hundreds of rows stay small. Null is left white.
+    Neighbours of one level are drawn as one bar, so that hundreds of rows stay small; few rows are named. Null is white.
     """
-    tall, wide, left, top = 5.0, 440.0, 4.0, 16.0
-    step = (wide - 2 * left) / max(len(columns), 1)
+    named = len(rows) <= NAMED
+    tall, wide, left, top = (13.0, 440.0, 150.0, 16.0) if named else (max(2.4, 600 / len(rows)), 440.0, 4.0, 16.0)
+    step = (wide - left - 4) / max(len(columns), 1)
     parts = [
         f'<text x="{left + (i + 0.5) * step:.1f}" y="11" text-anchor="middle">{escape(label)}</text>'
         for i, label in thinned(columns, 7)
@@ -294,11 +296,13 @@ def heat(
                     )
                 start = i
         tip = f"{name}: {y_format(known[-1])} ({y_format(min(known))} – {y_format(max(known))})" if known else name
+        if named:
+            parts.append(f'<text x="{left - 4:.1f}" y="{top + r * tall + 10:.1f}" text-anchor="end">{escape(name[:30])}</text>')
         if cells:
             parts.append(f"<g><title>{escape(tip)}</title>{''.join(cells)}</g>")
     height = top + tall * len(rows) + 2
     parts.append(
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide - 2 * left:.1f}" height="{tall * len(rows):.1f}" class="frame"/>'
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide - left - 4:.1f}" height="{tall * len(rows):.1f}" class="frame"/>'
     )
     name = escape(title)
     return Markup(  # noqa: S704  every text in `parts` went through `escape`

@@ -100,7 +100,8 @@ def dates(figures: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
     if features.get("by_month") and len(features["backs"]) > 1:
         names = [str(-b) if b else "0" for b in features["backs"]]
         for key, levels, form in (("psi", PSI_LEVELS, two), ("missing", MISSING_LEVELS, charts.percent)):
-            rows = sorted(((r["feature"], r[key]) for r in features["by_month"]), key=lambda r: (-max(r[1]), r[0]))
+            rows = [(r["feature"], r[key]) for r in features["by_month"] if max(r[key]) > levels[0]]
+            rows.sort(key=lambda r: (-max(r[1]), r[0]))
             drawn[f"heat_{key}"] = charts.heat(words[f"heat_{key}"], rows, names, levels, form)
     return drawn
 
