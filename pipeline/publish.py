@@ -33,6 +33,7 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 TABLE = Path("data/decide/table.parquet")
 SCORER = Path("data/promote/scorer")
 SOUNDNESS = Path("data/explain/soundness.json")
+MONITORED = Path("data/monitor/metrics.json")
 STATEMENT = """\
 -- The model as one statement, for DuckDB and PostgreSQL: PD with interval, score and grade of each row of `features`,
 -- a table or view with customer_id, as_of and the model's features under their names, say
@@ -296,6 +297,8 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
     numbers |= {f"ingest.{name}".replace(":", "."): float(count) for name, count in quality.items()}
     held = tracking.flat(read_json(SOUNDNESS), "explain")  # shares are figures, whole numbers say on how many
     numbers |= {name: value for name, value in held.items() if type(value) is float}
+    numbers |= {f"monitor.{name}": value for name, value in read_json(MONITORED).items()} if MONITORED.exists() else {}
+    report = version / "report"
     tracking.log_publication(
         source=facts["source"],
         registry=read_json(Path("data/promote/verdict.json"))["registry"],
@@ -306,8 +309,10 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
         | tracking.dvc_hashes(),
         params={name: str(value) for name, value in held.items() if type(value) is int},
         metrics=numbers | {"customers": float(table.num_rows)},
-        artifacts=(version / "manifest.json", version / "report" / "index.html", Path("data/ingest/quality.json")),
-    )
+        artifacts=(
+            version / "manifest.json", report / "index.html", report / "figures.json", Path("data/ingest/quality.json"),
+        ),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
