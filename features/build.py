@@ -86,6 +86,12 @@ class Settings:
     only: frozenset[str] | None = None  # features that are wanted, and what they are worked out from; null: all
 
 
+def without(table: ibis.Table, protected: set[str]) -> ibis.Table:
+    """Return the rows with nulls in protected columns, so that not even a peer group is made by them."""
+    hidden = {name: ibis.null(table[name].type()) for name in table.columns if name.lower() in protected}
+    return table.mutate(**hidden) if hidden else table
+
+
 class Matrix:
     """Features of one source on an ibis DuckDB connection: declared when made, computed by `groups`.
 
@@ -189,7 +195,7 @@ class Matrix:
             if column in filled.get(name, ()):
                 seen = visible_at(rows[name], ibis.literal(self.edge))
                 vocabulary[f"{name}.{column}"] = generic.frequent(self.engine, seen, column)
-        kept_rows = {name: table for name, table in rows.items() if filled[name]}
+        kept_rows = {name: without(table, protected) for name, table in rows.items() if filled[name]}
         observed_as = {"customer_id": self.engine.identifier, "as_of": "date", **dict.fromkeys(PARTS, "int32")}
         return Lender(
             kept_rows,

@@ -291,7 +291,7 @@ def test_figures_agree_with_the_files_they_come_from(run, monkeypatch):
     assert figures["migration"]["12"]["same"] == same
     assert figures["realised"]["total"]["rows"] == 600  # one date of thirteen has a closed window
     assert figures["run"]["figures_of"] == "model"
-    assert "not applicable" not in {c["answer"] for c in checks}
+    assert {c["code"] for c in checks if c["answer"] == "not applicable"} == {"M021", "M024", "M025", "M026"}
     assert not {c["code"] for c in checks if c["answer"] == "found" and c["severity"] == "stop"}
 
 
@@ -312,7 +312,7 @@ def test_the_page_stands_alone_and_escapes_every_text(run, monkeypatch):
     assert "http" not in re.sub(r"http-equiv|http://www.w3.org/\S+", "", text)
     assert not re.search(r"url\(|@import", text)
     assert tags.count("figure") >= 10
-    assert tags.count("article") == 20
+    assert tags.count("article") == 60
     assert not re.search(
         r"\bNone\b|\bnan\b|Undefined|\{\{|\{n\}|\{rows\}", "".join(page.words[page.words.index("Found") :])
     )
@@ -330,7 +330,7 @@ def test_every_word_of_the_template_exists_in_both_languages():
     from pipeline.report import TEMPLATES
 
     words = yaml.safe_load((TEMPLATES / "words.yaml").read_text(encoding="utf-8"))
-    template = "".join((TEMPLATES / name).read_text("utf-8") for name in ("index.html.j2", "explanation.html.j2"))
+    template = "".join(path.read_text("utf-8") for path in sorted(TEMPLATES.glob("*.j2")))
     used = set(re.findall(r"\bw\.(\w+)", template)) | set(re.findall(r"\bw\[\"(\w+)\"\]", template))
     used |= {"agreement_averaged", "agreement_refits"}
     used |= {f"nav_{n}" for n in ("verdict", "portfolio", "worst", "reasons", "model", "data", "labels", "truth")}
