@@ -52,7 +52,7 @@ from features.errors import DataRefused, Problem
 from features.panel import Panel
 from features.partials import MOST_VALUES, Plan, Values
 from features.position import FACTS, position
-from features.prepared import coded, codes_of, numbered, prepared, shaped
+from features.prepared import coded, codes_of, numbered, prepared, shaped, without
 from features.utilisation import own
 from features.visible import visible_at
 
@@ -84,12 +84,6 @@ class Settings:
     observations_at_once: int = 60_000
     panel: bool = True  # from partial aggregates where the dates fall on few days of the month; false: by direct join
     only: frozenset[str] | None = None  # features that are wanted, and what they are worked out from; null: all
-
-
-def without(table: ibis.Table, protected: set[str]) -> ibis.Table:
-    """Return the rows with nulls in protected columns, so that not even a peer group is made by them."""
-    hidden = {name: ibis.null(table[name].type()) for name in table.columns if name.lower() in protected}
-    return table.mutate(**hidden) if hidden else table
 
 
 class Matrix:
@@ -146,6 +140,7 @@ class Matrix:
     ) -> tuple[dict[str, ibis.Table], ibis.Table | None]:
         """Return the tables as `prepared` makes them, kept under names with `prefix`, and the codes of customers."""
         customers: ibis.Table | None = None
+        held = {name: without(table, self.settings.protected) for name, table in held.items()}
         if self.engine.identifier != "string":
             customers, credit_codes = (
                 None if codes is None else self.engine.keep(f"{prefix}{column}_codes", codes)
@@ -178,15 +173,13 @@ class Matrix:
 
     def _lender(self, rows: dict[str, ibis.Table], description: Mapping[str, Any]) -> Lender:
         """Find the columns that have a value and the frequent categories, as known on the last training date."""
-        protected = {name.lower() for name in self.settings.protected}
         filled, numeric, categorical = {}, {}, {}
         for name, table in rows.items():
             seen = visible_at(table, ibis.literal(self.edge))
             if name == "observations":
                 seen = table.filter(table.as_of <= self.edge)
             counts = self.engine.rows(seen.aggregate(**{column: seen[column].count() for column in table.columns}))[0]
-            kept = frozenset(c for c in table.columns if counts[c] and c.lower() not in protected)
-            filled[name] = kept  # no feature asks for a protected column, whatever it is in the contract
+            filled[name] = kept = frozenset(column for column in table.columns if counts[column])
             entry = description.get(name) or {}
             numeric[name] = tuple(a for a in sorted(entry.get("numeric") or ()) if a in kept)
             categorical[name] = tuple(a for a in sorted(entry.get("categorical") or ()) if a in kept)
@@ -195,7 +188,7 @@ class Matrix:
             if column in filled.get(name, ()):
                 seen = visible_at(rows[name], ibis.literal(self.edge))
                 vocabulary[f"{name}.{column}"] = generic.frequent(self.engine, seen, column)
-        kept_rows = {name: without(table, protected) for name, table in rows.items() if filled[name]}
+        kept_rows = {name: table for name, table in rows.items() if filled[name]}
         observed_as = {"customer_id": self.engine.identifier, "as_of": "date", **dict.fromkeys(PARTS, "int32")}
         return Lender(
             kept_rows,
