@@ -17,7 +17,7 @@ EVENTS = {"financials": "period_end"}  # where the event is not the date that kn
 
 
 def without(table: ibis.Table, protected: Iterable[str]) -> ibis.Table:
-    """Return the rows with nulls in protected columns (any case): nothing can be built from them, nor grouped by them."""
+    """Return the rows with nulls in protected columns (any case): nothing is built from them or grouped by them."""
     named = {name.lower() for name in protected}
     hidden = {name: ibis.null(table[name].type()) for name in table.columns if name.lower() in named}
     return table.mutate(**hidden) if hidden else table

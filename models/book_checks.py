@@ -49,8 +49,8 @@ def auc_decline(figures: Figures, limits: Limits) -> Answer:
     severity = limits.auc_decline.above(seen["decline"]) if seen["p_both"] < limits.auc_decline_p else None
     return Answer(
         severity,
-        f"AUC {seen['first']:.3f} at the evaluation, {seen['now']:.3f} on matured rows (p {seen['p']:.3f} with the first "
-        f"as given, {seen['p_both']:.3f} with both varying).",
+        f"AUC {seen['first']:.3f} at the evaluation, {seen['now']:.3f} on matured rows (p {seen['p']:.3f} with the "
+        f"first as given, {seen['p_both']:.3f} with both varying).",
         f"评估时 AUC 为 {seen['first']:.3f}，到期样本为 {seen['now']:.3f}（以评估值为定值 p = {seen['p']:.3f}，"
         f"两者均变动 p = {seen['p_both']:.3f}）。",
         dict(seen),
@@ -134,7 +134,7 @@ def roll_rates(figures: Figures, limits: Limits) -> Answer:
 
 @check("M022", "Grades moved one way", "评级向同一方向变动")
 def one_way(figures: Figures, limits: Limits) -> Answer:
-    """Found where within a month many more grades got worse than better, or the reverse: what moved was not customers."""
+    """Found where within a month many more grades got worse than better, or the reverse."""
     moved = need(figures, "migration", "1", text="No grades of the month before.", zh="没有上个月的评级。")
     worse, better = int(moved["worse"]), int(moved["better"])
     if worse + better < LEAST_MOVED:
@@ -162,11 +162,16 @@ def concentration(figures: Figures, limits: Limits) -> Answer:
     severities += [limits.largest_exposure_share.above(largest)] if largest is not None else []
     gravest = "stop" if "stop" in severities else "warn" if "warn" in severities else None
     en = [f"by {name} {value:.3f} (Herfindahl; 0: equal parts, 1: all in one)" for name, value in seen.items()]
-    zh = [f"{'行业' if name == 'industry' else '地区'}集中度 {value:.3f}（赫芬达尔指数，0 为均等，1 为全部集中）" for name, value in seen.items()]
+    zh = [
+        f"{'行业' if name == 'industry' else '地区'}集中度 {value:.3f}（赫芬达尔指数，0 为均等，1 为全部集中）"
+        for name, value in seen.items()
+    ]
     if largest is not None:
         en.append(f"largest customer {largest:.2%} of exposure")
         zh.append(f"最大客户占敞口 {largest:.2%}")
-    return Answer(gravest, f"Exposure: {'; '.join(en)}.", f"敞口：{'；'.join(zh)}。", {**seen, "largest_exposure_share": largest})
+    return Answer(
+        gravest, f"Exposure: {'; '.join(en)}.", f"敞口：{'；'.join(zh)}。", {**seen, "largest_exposure_share": largest}
+    )
 
 
 @check("M024", "A group is approved less often", "某一群体的通过率偏低")
@@ -213,7 +218,10 @@ def protected_inputs(figures: Figures, _: Limits) -> Answer:
 @check("M026", "Reasons hang on the draw", "原因取决于随机种子")
 def unstable_reasons(figures: Figures, limits: Limits) -> Answer:
     """Found where models of other seeds name another first reason for too many customers."""
-    why = {"text": "Agreement between models of other seeds was not measured.", "zh": "未衡量不同种子模型之间的一致性。"}
+    why = {
+        "text": "Agreement between models of other seeds was not measured.",
+        "zh": "未衡量不同种子模型之间的一致性。",
+    }
     share = need(figures, "reasons", "agreement", "all", "first", **why)
     return Answer(
         limits.reasons_kept.below(share),

@@ -14,7 +14,6 @@ from models.book_checks import BOOK_CHECKS
 from models.finding import Answer, Check, Figures, NotApplicable, need
 from models.limits import Limits
 
-
 CHECKS: list[Check] = [*BOOK_CHECKS]
 
 

@@ -38,8 +38,8 @@ def roll_rates(moves: pd.DataFrame) -> dict[str, Any]:
 
     moves: columns months_back (of the later month), from_bucket (one of BUCKETS), to_bucket (BUCKETS or LEFT),
     customers. `by_month` holds the share that rolled on to a worse bucket or into default, among all and among those
-    who were not late; `now` and `before` compare the newest month with all earlier ones (Fisher's exact test, one-sided:
-    is the newest worse?). Empty without moves.
+    who were not late; `now` and `before` compare the newest month with all earlier ones (Fisher's exact test,
+    one-sided: is the newest worse?). Empty without moves.
     """
     if moves.empty:
         return {}
@@ -51,7 +51,7 @@ def roll_rates(moves: pd.DataFrame) -> dict[str, Any]:
     end = moves["to_bucket"].map(rank)  # closed and gone have none, and are no worsening
     worse = moves["customers"].where(end > start, 0)
     stays = moves["to_bucket"] != "gone"
-    by_month = []
+    by_month: list[dict[str, Any]] = []
     for back in sorted({int(each) for each in moves["months_back"]}, reverse=True):
         rows = (moves["months_back"] == back) & stays
         clean = rows & (moves["from_bucket"] == BUCKETS[0])
@@ -87,7 +87,7 @@ def newest_against_earlier(shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def vintages(counts: pd.DataFrame, months: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a record a cohort, oldest first: its size and the cumulative share with the event by month since its start.
+    """Return a record a cohort, oldest first: its size and the share that had the event by month since its start.
 
     counts: columns cohort, month (0 and up; null: no event), members. months: columns cohort, seen: how many months
     its youngest member has been seen for; later months are left out, for there only the older ones could have had it.
@@ -103,7 +103,13 @@ def vintages(counts: pd.DataFrame, months: pd.DataFrame) -> list[dict[str, Any]]
         reached = np.cumsum(fell)[: last + 1]
         low, high = jeffreys_interval(reached, np.full(len(reached), size), LEVEL)
         curve = [
-            {"month": m, "count": int(reached[m]), "share": reached[m] / size, "low": float(low[m]), "high": float(high[m])}
+            {
+                "month": m,
+                "count": int(reached[m]),
+                "share": reached[m] / size,
+                "low": float(low[m]),
+                "high": float(high[m]),
+            }
             for m in range(len(reached))
         ]
         records.append(

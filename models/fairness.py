@@ -7,6 +7,7 @@ the highest one; below 0.8 is the four-fifths rule of the US Uniform Guidelines 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def groups(values: pd.Series) -> pd.Series:
         if known.nunique() > MOST_GROUPS:
             cuts = np.unique(np.quantile(known.astype(float), np.arange(1, BANDS) / BANDS, method="inverted_cdf"))
             edges = [-np.inf, *cuts.tolist(), np.inf]
-            names = [f"up to {cuts[0]:g}", *(f"{a:g} to {b:g}" for a, b in zip(cuts, cuts[1:], strict=False))]
+            names = [f"up to {cuts[0]:g}", *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(cuts))]
             banded = pd.cut(numbers, edges, labels=[*names, f"above {cuts[-1]:g}"]).astype(object)
             return banded.where(numbers.notna(), NOT_STATED).astype(str)
         return numbers.map(lambda value: f"{value:g}" if np.isfinite(value) else NOT_STATED)
@@ -49,7 +50,7 @@ def approvals(group: pd.Series, approved: pd.Series, pd_: pd.Series, least: int 
     from scipy.stats.contingency import relative_risk
 
     table = pd.DataFrame({"group": group, "approved": approved.astype(bool), "pd": pd_.astype(float)})
-    records = []
+    records: list[dict[str, Any]] = []
     for name, rows in table.groupby("group", sort=True):
         count, yes = len(rows), int(rows["approved"].sum())
         low, high = metrics.jeffreys_interval(yes, count, metrics.LEVEL)

@@ -144,7 +144,7 @@ def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
         parts = sum((g["exposure"] or 0) > 0 for g in groups[f"by_{name}"])
         even[name] = (index - 1 / parts) / (1 - 1 / parts) if index is not None and parts > 1 else None
     exposures = table["exposure"].fillna(0.0) if "exposure" in table else pd.Series([], dtype=float)
-    concentration["customer"] = portfolio.herfindahl(exposures.tolist())
+    concentration["customer"] = portfolio.herfindahl(list(exposures.to_numpy(dtype=float)))
     whole = float(exposures.sum())
     return {
         "total": portfolio.totals(table),

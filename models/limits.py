@@ -32,7 +32,9 @@ class Limits(Frozen):
     expected_auc_drop: Band = Band(warn=0.03)  # of the AUC to expect, from a year ago to now
     roll_ratio: Band = Band(warn=1.5)  # newest month's share that rolled on to worse arrears, over that before
     roll_p: float = 0.01  # and only if chance alone makes it less likely than this
-    one_way_ratio: Band = Band(warn=3.0)  # grades that got worse within a month over those that got better, or its inverse
+    one_way_ratio: Band = Band(
+        warn=3.0
+    )  # grades that got worse within a month over those that got better, or its inverse
     concentration: Band = Band(warn=0.25)  # Herfindahl of exposure by industry or region; 0: equal parts, 1: all in one
     largest_exposure_share: Band = Band(warn=0.05)  # of one customer
     adverse_impact: Band = Band(warn=0.8)  # approval rate of a group over the highest one

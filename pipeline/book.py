@@ -93,7 +93,7 @@ def roll_rates() -> dict[str, Any]:
 
 
 def _cohorts(connection: duckdb.DuckDBPyConnection, horizon: int | None, as_of: str) -> dict[str, Any]:
-    """Return `delinquency.vintages` of the table `members` (started_on, fell_on), by the finest period with few cohorts.
+    """Return `delinquency.vintages` of the table `members` (started_on, fell_on), by the finest period that gives few.
 
     horizon: months after which a member is no longer looked at; null: to the run's date.
     """
@@ -197,15 +197,16 @@ def fairness_figures(
     listed = ", ".join(declared) or "-"
     if not present:
         return {"declared": list(declared)} | because(
-            f"The source has no column that is declared protected ({listed}).", f"数据源没有受保护属性的列（{listed}）。"
+            f"The source has no column that is declared protected ({listed}).",
+            f"数据源没有受保护属性的列（{listed}）。",
         )
     inputs = [
         feature for feature in features
         if any(feature.lower() in (name, f"customers_{name}", f"observations_{name}") for name in declared)
     ]  # fmt: skip
     told = []
-    for name, values in present.items():
-        values = values.assign(group=fairness.groups(values["value"]))[["customer_id", "group"]]
+    for name, known in present.items():
+        values = known.assign(group=fairness.groups(known["value"]))[["customer_id", "group"]]
         record: dict[str, Any] = {"attribute": name, "approval": [], "calibration": []}
         if len(table) and "credit_limit_recommended" in table:
             now = table[table["credit_limit_recommended"].notna() & table["pd_12m"].notna()]

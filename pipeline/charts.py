@@ -274,7 +274,7 @@ def heat(
 ) -> Markup:
     """Return a row a name and a column a date, darker where a value lies above more of `levels`; every row has a tip.
 
-    Neighbours of one level are drawn as one bar, so that hundreds of rows stay small; few rows are named. Null is white.
+    Neighbours of one level are one bar, so that hundreds of rows stay small; few rows are named. Null is white.
     """
     named = len(rows) <= NAMED
     tall, wide, left, top = (13.0, 440.0, 150.0, 16.0) if named else (max(2.4, 600 / len(rows)), 440.0, 4.0, 16.0)
@@ -291,18 +291,21 @@ def heat(
             if i == len(place) or place[i] != place[start]:
                 if place[start]:
                     cells.append(
-                        f'<rect x="{left + start * step:.1f}" y="{top + r * tall:.1f}" width="{(i - start) * step:.1f}" '
-                        f'height="{tall:.1f}" class="h{place[start]}"/>'
+                        f'<rect x="{left + start * step:.1f}" y="{top + r * tall:.1f}" '
+                        f'width="{(i - start) * step:.1f}" height="{tall:.1f}" class="h{place[start]}"/>'
                     )
                 start = i
         tip = f"{name}: {y_format(known[-1])} ({y_format(min(known))} – {y_format(max(known))})" if known else name
         if named:
-            parts.append(f'<text x="{left - 4:.1f}" y="{top + r * tall + 10:.1f}" text-anchor="end">{escape(name[:30])}</text>')
+            parts.append(
+                f'<text x="{left - 4:.1f}" y="{top + r * tall + 10:.1f}" text-anchor="end">{escape(name[:30])}</text>'
+            )
         if cells:
             parts.append(f"<g><title>{escape(tip)}</title>{''.join(cells)}</g>")
     height = top + tall * len(rows) + 2
     parts.append(
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide - left - 4:.1f}" height="{tall * len(rows):.1f}" class="frame"/>'
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide - left - 4:.1f}" '
+        f'height="{tall * len(rows):.1f}" class="frame"/>'
     )
     name = escape(title)
     return Markup(  # noqa: S704  every text in `parts` went through `escape`

@@ -1,4 +1,4 @@
-"""The customers that the page shows one by one: those with most at stake, and those with alerts, with their histories."""
+"""The customers that the page shows one by one, with their histories: most at stake, and with alerts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows_for(path: Path, ids: Sequence[str], wanted: Sequence[str]) -> pd.DataFr
 
 
 def histories(ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return a customer's dates, oldest first: PD, score, grade, exposure, limit, arrears and the alerts that were up."""
+    """Return a customer's dates, oldest first: PD, score, grade, exposure, limit, arrears, and alerts that were up."""
     scores = rows_for(SCORES, ids, SCORED)
     if scores.empty or "months_back" not in scores:
         return {}
@@ -65,8 +65,8 @@ def histories(ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
 def shown(most_at_stake: int, most_alerted: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the customers with most at stake, and those with alerts, worst first, as records.
 
-    Beside the table's columns each has `history` (see `histories`), `pds` (its PD by date scored, oldest first), `alerts`
-    as codes, `evidence` (its alerts with severity, date first seen and what was seen) and `reasons`.
+    Beside the table's columns each has `history` (see `histories`), `pds` (its PD by date scored, oldest first),
+    `alerts` as codes, `evidence` (its alerts with severity, date first seen and what was seen) and `reasons`.
     """
     table = frame(TABLE)
     if table.empty or "pd_12m" not in table:

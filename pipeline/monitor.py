@@ -216,8 +216,11 @@ def run(params: Params) -> dict[str, Any]:
         "portfolio": figures.portfolio_figures(table, order),
         "migration": {back: moved for back, moved in seen.items() if moved},
         "features": moved.feature_figures(
-            bins=params.bins, reference_rows=params.reference_rows, top_features=params.top_features,
-            identifier_share=params.limits.identifier_share, limit=params.limits.feature_psi.warn or 0.25,
+            bins=params.bins,
+            reference_rows=params.reference_rows,
+            top_features=params.top_features,
+            identifier_share=params.limits.identifier_share,
+            limit=params.limits.feature_psi.warn or 0.25,
         ),
         "expected": figures.expected_figures(scores),
         "reasons": reason_figures(table, order),

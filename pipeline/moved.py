@@ -106,8 +106,8 @@ def feature_figures(
     """Return how the model's features moved: `top` and `missing` in detail, `by_month` for every feature.
 
     limit: PSI above which a feature counts as moved (`moved`: how many, beyond chance). `by_month` has a record a
-    feature, the most moved first: psi and missing share by date, the oldest first; `backs` are those dates' months back.
-    Empty without both folders of features.
+    feature, the most moved first: psi and missing share by date, the oldest first; `backs` are those dates' months
+    back. Empty without both folders of features.
     """
     if not TRAINING.exists() or not SCORING.exists():
         return {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+ENDS = {"value": "", "low": "_low", "high": "_high"}
 PLOTS = (
     "expected", "score_drift", "roll_rates", "vintages", "calibration_by_grade", "realised_by_grade", "roc", "lift",
     "score_distribution", "feature_psi", "feature_missing", "migration", "fairness",
@@ -56,18 +57,21 @@ def plots_of(figures: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     rolls, features = figures["roll_rates"], figures["features"]
     drawn: dict[str, list[dict[str, Any]]] = {
         "expected": [
-            {"as_of": d["as_of"], **{f"{n}{'' if k == 'value' else '_' + k}": (d[n] or {}).get(k) for n in ("rate", "auc")
-                                     for k in ("value", "low", "high")}}
+            {"as_of": d["as_of"]}
+            | {f"{n}{end}": (d[n] or {}).get(key) for n in ("rate", "auc") for key, end in ENDS.items()}
             for d in dates
         ],
-        "score_drift": [{k: d[k] for k in ("as_of", "psi", "mean_pd")} for d in figures["score_drift"].get("by_month") or []],
+        "score_drift": [
+            {k: d[k] for k in ("as_of", "psi", "mean_pd")} for d in figures["score_drift"].get("by_month") or []
+        ],
         "roll_rates": [
             {"from": start, "to": end, "customers": rolls["counts"][i][j], "share": rolls["shares"][i][j]}
             for i, start in enumerate(rolls.get("buckets") or []) for j, end in enumerate(rolls["to"])
         ],
         "vintages": [
             {"of": name, "cohort": each["cohort"], "month": point["month"], "share": point["share"]}
-            for name, told in figures["vintages"].items() for each in told.get("cohorts") or [] for point in each["curve"]
+            for name, told in figures["vintages"].items()
+            for each in told.get("cohorts") or [] for point in each["curve"]
         ],
         "calibration_by_grade": [dict(r) for r in model.get("by_grade") or []],
         "realised_by_grade": [dict(r) for r in figures["realised"].get("by_grade") or []],

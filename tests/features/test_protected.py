@@ -17,7 +17,9 @@ TRANSACTIONS = draw("transactions", "\n".join([
     "transaction_id customer_id event_on amount",
     *(f"t{i} c{i % 24:02d} 2023-0{i % 9 + 1}-1{i % 8} {(-1) ** i * (100 + 7 * i)}" for i in range(240)),
 ]))  # fmt: skip
-INDUSTRIES = draw("industries", "industry period_start growth default_rate\nI0 2023-01-01 0.1 0.02\nI1 2023-01-01 0.3 0.09")
+INDUSTRIES = draw(
+    "industries", "industry period_start growth default_rate\nI0 2023-01-01 0.1 0.02\nI1 2023-01-01 0.3 0.09"
+)
 ASKED = observe("\n".join(f"c{i:02d} 2024-01-01" for i in range(24)))
 TRAITS = {"customers": {"categorical": ["sex"], "numeric": ["age"]}}
 

@@ -49,7 +49,13 @@ def test_small_groups_and_the_unstated_are_shown_but_neither_judge_nor_are_judge
 
 def test_groups_of_numbers_are_bands_of_equal_size():
     ages = groups(pd.Series([*range(20, 60), None]))
-    assert ages.value_counts().to_dict() == {"up to 29": 10, "29 to 39": 10, "39 to 49": 10, "above 49": 10, NOT_STATED: 1}
+    assert ages.value_counts().to_dict() == {
+        "up to 29": 10,
+        "29 to 39": 10,
+        "39 to 49": 10,
+        "above 49": 10,
+        NOT_STATED: 1,
+    }
     assert groups(pd.Series([1.0, 2.0, None])).tolist() == ["1", "2", NOT_STATED]
     assert groups(pd.Series(["f", None])).tolist() == ["f", NOT_STATED]
 
@@ -68,4 +74,6 @@ def test_calibration_and_discrimination_by_group():
         rows = sex == name
         assert told["rate"] == pytest.approx(bad[rows].mean())
         assert told["auc"]["value"] == pytest.approx(roc_auc_score(bad[rows], pds[rows]))
-        assert told["p"] == pytest.approx(beta.cdf(pds[rows].mean(), bad[rows].sum() + 0.5, (1 - bad[rows]).sum() + 0.5))
+        assert told["p"] == pytest.approx(
+            beta.cdf(pds[rows].mean(), bad[rows].sum() + 0.5, (1 - bad[rows]).sum() + 0.5)
+        )

@@ -122,7 +122,7 @@ def test_groups_are_looked_up_as_known_and_declared_in_params():
         "customer_id": ["a", "a", "b", "b"], "Sex": ["f", "m", "m", "f"],
         "known_on": [day(d) for d in ("2023-01-01", "2023-02-01", "2023-01-01", "2024-04-01")],
     })  # fmt: skip
-    assert dict(book.attribute_values("sex", AS_OF).values.tolist()) == {"a": "m", "b": "m"}
+    assert dict(book.attribute_values("sex", AS_OF).to_numpy().tolist()) == {"a": "m", "b": "m"}
     table = pd.DataFrame(
         {"customer_id": [*"abc"], "credit_limit_recommended": [0.0, 5.0, None], "pd_12m": [0.3, 0.1, 0.2]}
     )
@@ -133,7 +133,10 @@ def test_groups_are_looked_up_as_known_and_declared_in_params():
     assert [(r["group"], r["customers"], r["approved"]) for r in sex["approval"]] == [("m", 2, 1)]
     assert [(r["group"], r["rows"], r["bad"]) for r in sex["calibration"]] == [("m", 2, 1)]
     Path("params.yaml").write_text("source: shop\nfeaturise: {protected: [age]}\n")
-    assert "no column that is declared protected (age)" in book.fairness_figures(protected.names(), table, judged, AS_OF, [])["why"]
+    assert (
+        "no column that is declared protected (age)"
+        in book.fairness_figures(protected.names(), table, judged, AS_OF, [])["why"]
+    )
     Path("params.yaml").write_text("source: shop\nsources: {shop: {featurise: {protected: [Sex]}}}\n")
     assert protected.names() == ("sex",)
 
@@ -162,8 +165,10 @@ def test_the_engine_counts_features_in_the_bins_that_were_fitted():
         Path(f"data/featurise/{path}").mkdir(parents=True, exist_ok=True)
         schema = pa.Schema.from_pandas(table, preserve_index=False)
         place = schema.get_field_index("unknown")
-        table = pa.Table.from_pandas(table, schema.set(place, pa.field("unknown", pa.string())), preserve_index=False)
-        pq.write_table(table, f"data/featurise/{path}/features.parquet")
+        schema = schema.set(place, pa.field("unknown", pa.string()))
+        pq.write_table(
+            pa.Table.from_pandas(table, schema, preserve_index=False), f"data/featurise/{path}/features.parquet"
+        )
     told = moved.feature_figures(bins=10, reference_rows=1000, top_features=9, identifier_share=0.98, limit=0.25)
     assert told["backs"] == [1, 0]
     assert told["identifier_like"] == ["number"]
@@ -192,7 +197,9 @@ def test_customers_with_alerts_come_worst_first_with_their_histories():
         "customer_id": ["a", "b", "b"], "code": ["PD_HIGH", "X", "PD_HIGH"], "severity": ["high", "low", "low"],
         "state": ["kept", "raised", "cleared"], "first_seen_on": [dates[0]] * 3, "evidence": ["PD 0.1", "x", "y"],
     })  # fmt: skip
-    put("data/decide/alert_history.parquet", {"customer_id": ["a", "a"], "as_of": dates, "code": ["PD_HIGH", "PD_HIGH"]})
+    put(
+        "data/decide/alert_history.parquet", {"customer_id": ["a", "a"], "as_of": dates, "code": ["PD_HIGH", "PD_HIGH"]}
+    )
     put("data/score/scores.parquet", {
         "customer_id": ids * 2, "as_of": [d for d in dates for _ in ids], "months_back": [1] * 3 + [0] * 3,
         "pd": [0.2, 0.1, 0.4, 0.1, 0.2, 0.5], "score": [500] * 6, "grade": ["C", "B", "E", "B", "C", "E"],
