@@ -169,5 +169,5 @@ def auc_decline(first: dict[str, Any] | None, now: dict[str, Any] | None) -> dic
         "now": is_,
         "decline": was - is_,
         "p": float(norm.sf(fall / width[1])),
-        "p_both": float(norm.sf(fall / float(np.hypot(*width)))),
+        "p_both": float(norm.sf(fall / float(np.hypot(width[0], width[1])))),
     }

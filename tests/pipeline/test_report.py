@@ -394,6 +394,10 @@ def leave_explained(data: Path) -> None:
             "customers": 777, "counterfactual": {"reasons": 2222, "feature": shares, "family": shares},
             "agreement": {"measured": True, "averaged": False, "models": 3, "train_rows": 500, "train_rows_of_model": 900,
                           "all": agreed, "riskiest_tenth": agreed},
+            "months": {"1": {"customers": 555, **agreed}},
+            "shift": {"back": 12, "customers": 777, "customers_then": 666, "margin_then": -3.0, "margin_now": -3.1,
+                      "points": 2.9, "families": [{"family": NASTY, "log_odds": -0.1, "points": 2.9}],
+                      "features": [{"feature": NASTY, "family": "use", "log_odds": -0.1, "points": 2.9}]},
         },
     )  # fmt: skip
     (data / "explain/pictures").mkdir()
@@ -409,7 +413,7 @@ def test_the_pages_say_why_and_whether_reasons_hold(run, monkeypatch, language):
     (run / "params.yaml").write_text((run / "params.yaml").read_text().replace("language: en", f"language: {language}"))
     leave_explained(run / "data")
     text = run_stages(run, monkeypatch)[2]
-    for told in ("81.2%", "82.1%", "2,222", "777", 'href="explanation.html"'):
+    for told in ("81.2%", "82.1%", "2,222", "777", "555", "666", 'href="explanation.html"'):
         assert told in text, told
     second = (run / "data/report/explanation.html").read_text(encoding="utf-8")
     assert "data:image/png;base64,iVBORw==" in second
@@ -483,6 +487,64 @@ def test_a_candidate_that_does_not_score_is_called_so(run, monkeypatch):
     assert "the candidate does not score (kept)" in text
     assert "those of the candidate, not of the model that scores" in text
     assert "AUC not better" in text
+
+
+def test_the_verdict_and_every_check_are_told_in_chinese(run, monkeypatch):
+    """No English sentence of promote or of a check is left; what is not known to be translated stays as it is."""
+    (run / "params.yaml").write_text((run / "params.yaml").read_text().replace("language: en", "language: zh"))
+    reasons = [
+        "AUC lower than the champion's by 0.0100 (95% interval -0.0010 to 0.0210, paired p 0.075), allowed 0.0050",
+        "calibration slope 1.31, allowed 0.80 to 1.20", "a reason of tomorrow",
+    ]  # fmt: skip
+    verdict = {"decision": "kept", "reasons": reasons, "candidate": "new", "champion": "old"}
+    write_json(run / "data/promote/verdict.json", verdict)
+    _, checks, text = run_stages(run, monkeypatch)
+    assert "保留冠军模型" in text
+    assert "AUC 比冠军模型低 0.0100（95% 区间 -0.0010 至 0.0210，配对检验 p = 0.075），允许 0.0050" in text
+    assert "校准斜率 1.31，允许 0.80 至 1.20" in text
+    assert "a reason of tomorrow" in text
+    words = "".join(Page(text).words)
+    for check in checks:
+        assert check["title"] not in words, check["code"]
+        assert re.search(r"[\u4e00-\u9fff]", check["explanation_zh"]), check["code"]
+
+
+def test_the_decision_of_every_verdict_has_a_chinese_word():
+    """Decisions and reasons are found in the code that writes them."""
+    from pipeline import chinese
+
+    root = Path(__file__).parents[2]
+    text = (root / "pipeline/promote.py").read_text("utf-8")
+    decisions = set(re.findall(r'(?:return|decision, judgement =|"decision":) \(?"([a-z ]+)"', text))
+    assert {"first", "not comparable", "champion not computable", "no candidate", "experiment"} <= decisions
+    assert decisions | {"promoted", "kept"} <= set(chinese.DECISIONS)
+    reasons = set(re.findall(r'reasons=\("([^"]+)",\)', text)) | {"1 as_of"}
+    assert len(reasons) > 2
+    assert {each for each in reasons if chinese.sentence(each) == each} == {"1 as_of"}
+
+
+def test_figures_go_to_dvc_as_numbers_and_plots(run, monkeypatch):
+    """The same numbers as figures.json, flat; every plot that dvc.yaml draws exists with the columns that it names."""
+    import yaml
+
+    figures, checks, _ = run_stages(run, monkeypatch)
+    flat = json.loads((run / "data/monitor/metrics.json").read_text())
+    assert flat["model.auc"] == figures["model"]["auc"]["value"]
+    assert flat["expected.rate"] == figures["expected"]["by_month"][-1]["rate"]["value"]
+    assert flat["checks.warn"] == len([c for c in checks if c["answer"] == "found" and c["severity"] == "warn"])
+    assert flat["portfolio.exposure"] == figures["portfolio"]["total"]["exposure"]
+    drawn = [
+        next(iter(p.values())) for p in yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["plots"]
+    ]
+    seen = 0
+    for plot in drawn:
+        (path, x), (_, y) = next(iter(plot["x"].items())), next(iter(plot["y"].items()))
+        if not path.startswith("data/monitor/"):
+            continue
+        seen += 1
+        for record in json.loads((run / path).read_text())[:1]:
+            assert {x, *([y] if isinstance(y, str) else y)} <= set(record), path
+    assert seen >= 8
 
 
 def test_industry_and_grade_texts_of_the_source_cannot_break_a_chart():

@@ -290,6 +290,9 @@ def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
     assert publication[0].data.metrics["explain.agreement.all.first"] == held["agreement"]["all"]["first"]
     assert publication[0].data.metrics["explain.counterfactual.feature.lowered"] > 0.5
     assert publication[0].data.params["explain.agreement.models"] == str(held["agreement"]["models"])
+    monitored = json.loads((world.folder / "data/monitor/metrics.json").read_text())
+    assert publication[0].data.metrics["monitor.portfolio.mean_pd"] == pytest.approx(monitored["portfolio.mean_pd"])
+    assert "figures.json" in {item.path for item in client.list_artifacts(publication[0].info.run_id)}
     logged = {item.path for item in client.list_artifacts(training[0].info.run_id, "plots")}
     assert {"plots/roc.png", "plots/calibration.png", "plots/lift.png"} <= logged
     assert any(item.path == "trials.json" for item in client.list_artifacts(training[0].info.run_id))
