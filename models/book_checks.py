@@ -192,9 +192,9 @@ def adverse_impact(figures: Figures, limits: Limits) -> Answer:
     return Answer(
         gravest,
         f"{len(found)} groups lie below; the lowest ratio of approval is {worst['ratio']:.2f} ({attribute} "
-        f"{worst['group']}: {worst['rate']:.1%} of {worst['customers']:,}; p {worst['p']:.3f}).",
+        f"{worst['group']}: {worst['rate']:.1%} of {worst['decided']:,}; p {worst['p']:.3f}).",
         f"{len(found)} 个群体偏低；最低通过率之比为 {worst['ratio']:.2f}（{attribute} {worst['group']}："
-        f"{worst['customers']:,} 个客户的 {worst['rate']:.1%}；p = {worst['p']:.3f}）。",
+        f"{worst['decided']:,} 个客户的 {worst['rate']:.1%}；p = {worst['p']:.3f}）。",
         {"groups": [[name, r["group"], r["ratio"]] for _, name, r in found], "lowest": worst["ratio"]},
     )
 

@@ -40,45 +40,51 @@ def groups(values: pd.Series) -> pd.Series:
 
 
 def approvals(group: pd.Series, approved: pd.Series, pd_: pd.Series, least: int = LEAST) -> list[dict[str, Any]]:
-    """Return a record a group: customers, approved with rate and 95% Jeffreys interval, mean PD, adverse-impact ratio.
+    """Return a record a group: customers, decided, approved with rate and interval, mean PD, adverse-impact ratio.
 
-    group (text), approved (bool) and pd_ have one entry a customer. The ratio is to the group of at least `least`
-    customers with the highest rate, with Katz's 95% interval (scipy's relative_risk) and Fisher's exact p-value
-    (two-sided); null for that group itself, for groups below `least`, and where nobody is approved.
+    group (text), approved (bool; null: not decided) and pd_ have one entry a customer. The rate is of the decided, with
+    its 95% Jeffreys interval. The ratio is to the group of at least `least` decided with the highest rate, with Katz's
+    95% interval (scipy's relative_risk) and Fisher's exact p-value (two-sided); null for that group itself, for groups
+    below `least`, and where nobody is approved.
     """
-    from scipy.stats import fisher_exact
-    from scipy.stats.contingency import relative_risk
-
-    table = pd.DataFrame({"group": group, "approved": approved.astype(bool), "pd": pd_.astype(float)})
+    table = pd.DataFrame({"group": group, "approved": approved.astype("boolean"), "pd": pd_.astype(float)})
     records: list[dict[str, Any]] = []
     for name, rows in table.groupby("group", sort=True):
-        count, yes = len(rows), int(rows["approved"].sum())
-        low, high = metrics.jeffreys_interval(yes, count, metrics.LEVEL)
+        count, yes = int(rows["approved"].notna().sum()), int(rows["approved"].fillna(False).sum())
+        low, high = metrics.jeffreys_interval(yes, count, metrics.LEVEL) if count else (None, None)
         records.append(
             {
-                "group": str(name), "customers": count, "approved": yes, "rate": yes / count,
-                "rate_low": float(low), "rate_high": float(high), "mean_pd": float(rows["pd"].mean()),
-                "judged": count >= least and name != NOT_STATED,
+                "group": str(name), "customers": len(rows), "decided": count, "approved": yes,
+                "rate": yes / count if count else None, "rate_low": None if low is None else float(low),
+                "rate_high": None if high is None else float(high), "mean_pd": float(rows["pd"].mean()),
                 "ratio": None, "ratio_low": None, "ratio_high": None, "p": None, "reference": False,
             }
         )  # fmt: skip
-    judged = [r for r in records if r["judged"]]
-    if not judged:
+    judged = [r for r in records if r["decided"] >= least and r["group"] != NOT_STATED]
+    best = max(judged, key=lambda r: (r["rate"], r["decided"]), default=None)
+    if best is None or not best["approved"]:
         return records
-    best = max(judged, key=lambda r: (r["rate"], r["customers"]))
     best["reference"] = True
     for record in judged:
-        if record is best or not best["approved"]:
-            continue
-        yes, count = record["approved"], record["customers"]
-        record["ratio"] = record["rate"] / best["rate"]
-        record["p"] = float(
-            fisher_exact([[yes, count - yes], [best["approved"], best["customers"] - best["approved"]]]).pvalue
-        )
-        if yes:
-            interval = relative_risk(yes, count, best["approved"], best["customers"]).confidence_interval(metrics.LEVEL)
-            record["ratio_low"], record["ratio_high"] = float(interval.low), float(interval.high)
+        if record is not best:
+            record.update(_against(record, best))
     return records
+
+
+def _against(group: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    """Return the ratio of two groups' approval rates, with interval and p-value."""
+    from scipy.stats import fisher_exact
+    from scipy.stats.contingency import relative_risk
+
+    yes, count, most, of = group["approved"], group["decided"], best["approved"], best["decided"]
+    told = {
+        "ratio": group["rate"] / best["rate"],
+        "p": float(fisher_exact([[yes, count - yes], [most, of - most]]).pvalue),
+    }
+    if yes:
+        interval = relative_risk(yes, count, most, of).confidence_interval(metrics.LEVEL)
+        told |= {"ratio_low": float(interval.low), "ratio_high": float(interval.high)}
+    return told
 
 
 def calibration(group: pd.Series, outcome: pd.Series, pd_: pd.Series, customer: pd.Series) -> list[dict[str, Any]]:

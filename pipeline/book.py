@@ -209,10 +209,9 @@ def fairness_figures(
         values = known.assign(group=fairness.groups(known["value"]))[["customer_id", "group"]]
         record: dict[str, Any] = {"attribute": name, "approval": [], "calibration": []}
         if len(table) and "credit_limit_recommended" in table:
-            now = table[table["credit_limit_recommended"].notna() & table["pd_12m"].notna()]
-            now = now.merge(values, on="customer_id", how="left")
-            now["group"] = now["group"].fillna(fairness.NOT_STATED)
-            record["approval"] = fairness.approvals(now["group"], now["credit_limit_recommended"] > 0, now["pd_12m"])
+            now = table.merge(values, on="customer_id", how="left")
+            limit = now["credit_limit_recommended"].astype("Float64")
+            record["approval"] = fairness.approvals(now["group"].fillna(fairness.NOT_STATED), limit > 0, now["pd_12m"])
         if len(judged):
             rows = judged.merge(values, on="customer_id", how="left")
             rows["group"] = rows["group"].fillna(fairness.NOT_STATED)

@@ -14,7 +14,7 @@ RATES = {"rows": 1000, "bad": 50, "pd": 0.05, "rate": 0.05, "low": 0.04, "high":
 AREA = {"value": 0.8, "low": 0.75, "high": 0.85, "rows": 1000, "bad": 50}
 FEATURE = {"feature": "f", "psi": 0.02, "noise": 0.01, "rise": 0.01}
 ENDS = {"value": 0.05, "low": 0.04, "high": 0.06, "rows": 1000}
-GROUP = {"group": "f", "customers": 500, "rate": 0.9, "ratio": 0.95, "p": 0.3}
+GROUP = {"group": "f", "decided": 500, "rate": 0.9, "ratio": 0.95, "p": 0.3}
 GOOD = {
     "run": {"model_figures_of": "champion"},
     "scores": {"customers": 100, "invalid_pd": 0, "out_of_range_share": 0.1,

@@ -43,6 +43,11 @@ def test_small_groups_and_the_unstated_are_shown_but_neither_judge_nor_are_judge
     assert [found[name]["ratio"] for name in ("b", NOT_STATED)] == [None, None]
     nobody = approvals(*who(("a", 0, 50), ("b", 0, 50)))
     assert [r["ratio"] for r in nobody] == [None, None]
+    assert not any(r["reference"] for r in nobody)
+    undecided = approvals(
+        pd.Series(["a"] * 40 + ["b"] * 40), pd.Series([True] * 40 + [None] * 40), pd.Series([0.1] * 80)
+    )
+    assert [(r["rate"], r["decided"], r["mean_pd"]) for r in undecided][1] == (None, 0, pytest.approx(0.1))
     none = {r["group"]: r for r in approvals(*who(("a", 30, 20), ("b", 0, 50)))}
     assert (none["b"]["ratio"], none["b"]["ratio_low"]) == (0.0, None)
 

@@ -130,7 +130,9 @@ def test_groups_are_looked_up_as_known_and_declared_in_params():
     told = book.fairness_figures(protected.names(), table, judged, AS_OF, ["customers_kind", "customers_sex"])
     assert told["inputs"] == ["customers_sex"]
     (sex,) = told["attributes"]
-    assert [(r["group"], r["customers"], r["approved"]) for r in sex["approval"]] == [("m", 2, 1)]
+    assert [(r["group"], r["customers"], r["decided"], r["approved"]) for r in sex["approval"]] == [
+        ("(not stated)", 1, 0, 0), ("m", 2, 2, 1),
+    ]  # fmt: skip
     assert [(r["group"], r["rows"], r["bad"]) for r in sex["calibration"]] == [("m", 2, 1)]
     Path("params.yaml").write_text("source: shop\nfeaturise: {protected: [age]}\n")
     assert (
