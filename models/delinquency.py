@@ -74,7 +74,8 @@ def roll_rates(moves: pd.DataFrame) -> dict[str, Any]:
 def newest_against_earlier(shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the last of some shares, the sum of those before it, their ratio, and Fisher's one-sided p-value.
 
-    p: how often chance alone makes the last so much larger, if nothing changed.
+    p: how often chance alone makes the last so much larger, if nothing changed. The ratio is to half an event where the
+    earlier ones have none.
     """
     from scipy.stats import fisher_exact
 
@@ -82,7 +83,8 @@ def newest_against_earlier(shares: Sequence[dict[str, Any]]) -> dict[str, Any]:
     before = with_interval(sum(each["count"] for each in earlier), sum(each["rows"] for each in earlier))
     table = [[last["count"], last["rows"] - last["count"]], [before["count"], before["rows"] - before["count"]]]
     p = float(fisher_exact(table, alternative="greater").pvalue)
-    ratio = last["share"] / before["share"] if last["share"] is not None and before["share"] else None
+    usual = before["share"] or (0.5 / before["rows"] if before["rows"] else None)
+    ratio = last["share"] / usual if last["share"] is not None and usual else None
     return {"now": last, "before": before, "ratio": ratio, "p": p}
 
 

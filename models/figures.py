@@ -175,6 +175,7 @@ def outcome_figures(rows: pd.DataFrame, order: list[str]) -> dict[str, Any]:
             "bad": int(part["outcome"].sum()),
             "rate": float(part["outcome"].mean()),
             "pd": float(part["pd"].mean()),
+            **dict(zip(("low", "high"), realised.rate_interval(part["outcome"]), strict=True)),
             "auc": realised.auc(floats(part["outcome"]), floats(part["pd"])),
         }
         for m, part in rows.groupby(months)

@@ -58,6 +58,12 @@ def light(p: float) -> str:
     return next((colour for limit, colour in LIGHTS if p < limit), "green")
 
 
+def rate_interval(outcome: pd.Series) -> tuple[float, float]:
+    """Return the 95% Jeffreys interval of the default rate of some rows, at least one."""
+    low, high = metrics.jeffreys_interval(float(outcome.sum()), float(len(outcome)), metrics.LEVEL)
+    return float(low), float(high)
+
+
 def calibration(frame: pd.DataFrame, group: str, order: list[str]) -> list[dict[str, Any]]:
     """Return mean PD against realised rate by group, in the given order, with Jeffreys interval and traffic light.
 

@@ -60,8 +60,9 @@ def model(figures: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
                 words["auc_month"], names, [[a and a["value"] for a in areas]], y_format=two, band=ends(areas), rule=0.5
             )
         drawn["rate_month"] = charts.lines(
-            words["rate_month"], names, [[m["rate"] for m in months], [m["pd"] for m in months]], floor=0.0
-        )
+            words["rate_month"], names, [[m["rate"] for m in months], [m["pd"] for m in months]], band=ends(months),
+            floor=0.0,
+        )  # fmt: skip
     return drawn
 
 

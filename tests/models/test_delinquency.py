@@ -36,6 +36,7 @@ def test_the_newest_month_is_held_against_the_others_by_fishers_test():
     told = newest_against_earlier(shares)
     assert told["p"] == pytest.approx(float(hypergeom.sf(22, 304, 43, 104)))
     assert told["before"]["rows"] == 200
+    assert newest_against_earlier([with_interval(0, 100), with_interval(9, 100)])["ratio"] == pytest.approx(18)
 
 
 def test_an_interval_is_jeffreys():

@@ -480,6 +480,42 @@ def test_a_lost_customer_and_a_dead_feed_are_found(run, monkeypatch):
     assert "Publication is refused" in text
 
 
+def test_faults_planted_in_the_data_of_the_book_are_each_found_and_refused(run, monkeypatch):
+    """Everyone at PD 30% now, last year's PDs dealt out anew and far too low, one huge customer, women refused, arrears that jump."""
+    rng = np.random.default_rng(9)
+    scores = pd.read_parquet(run / "data/score/scores.parquet")
+    now, matured = scores["months_back"] == 0, scores["months_back"] == 12
+    scores.loc[now, ["pd", "grade"]] = [0.29, "D2"]
+    dealt = scores.loc[matured].sample(frac=1, random_state=1)
+    scores.loc[matured, "pd"], scores.loc[matured, "grade"] = dealt["pd"].to_numpy() / 9, dealt["grade"].to_numpy()
+    write(run / "data/score/scores.parquet", scores)
+    ids = scores.loc[now, "customer_id"].to_numpy()
+    women = rng.random(len(ids)) < 0.5
+    known = pd.DataFrame({"customer_id": ids, "sex": np.where(women, "f", "m"), "known_on": pd.Timestamp("2021-01-01")})
+    write(run / "data/ingest/tables/customers/known_month=2021-01/part.parquet", known)
+    write_json(
+        run / "data/ingest/tables.json", {"customers": {"columns": {"customer_id": "VARCHAR", "sex": "VARCHAR"}}}
+    )
+    write_json(
+        run / "data/promote/scorer/features.json", {"features": [{"name": "feature_0"}, {"name": "customers_sex"}]}
+    )
+    path = run / "data/decide/table.parquet"
+    table = pd.read_parquet(path)
+    table["credit_limit_recommended"] = np.where(women, 0.0, 100.0)
+    table["exposure"] = [1e9, *[1.0] * (len(table) - 1)]
+    write(path, table)
+    path = run / "data/featurise/scoring/position.parquet"
+    stands = pd.concat([pd.read_parquet(path).assign(months_back=back, days_past_due=0) for back in (3, 2, 1, 0)])
+    late = (stands["months_back"] == 0) & (rng.random(len(stands)) < 0.3)
+    write(path, stands.assign(days_past_due=np.where(late, 20, 0)))
+    figures, checks, text = run_stages(run, monkeypatch)
+    assert {"M017", "M018", "M019", "M020", "M021", "M022", "M023", "M024", "M025"} <= found(checks)
+    assert {c["code"] for c in checks if c["answer"] == "found" and c["severity"] == "stop"} >= {"M025"}
+    assert "Publication is refused" in text
+    assert figures["fairness"]["attributes"][0]["attribute"] == "sex"
+    assert "customers_sex" in text
+
+
 def test_a_candidate_that_does_not_score_is_called_so(run, monkeypatch):
     verdict = {"decision": "kept", "reasons": ["AUC not better"], "candidate": "new", "champion": "old"}
     write_json(run / "data/promote/verdict.json", verdict)
