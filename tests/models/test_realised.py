@@ -209,3 +209,11 @@ def test_the_band_of_a_curve_is_jeffreys_of_the_defaults_caught():
     half = next(b for b, p in zip(band, points, strict=True) if p[1] == 0.5)
     assert half[1:] == pytest.approx(beta.ppf([0.025, 0.975], 1.5, 1.5).tolist())
     assert realised.roc_band([], 0) == []
+
+
+def test_rows_are_counted_by_month_and_by_broken_rule():
+    month = {"read": 10, "kept": 8, "quarantined": 2, "deduplicated": 0, "left_out": 0}
+    table = {**month, "rules": {"r": 2}, "months": {"2024-01": month}, "rules_by_month": {"2024-01": {"r": 2, "s": 0}}}
+    told = data_figures({"tables": {"t": table, "u": {**table, "rules_by_month": {}}}})
+    assert told["by_month"] == [{"month": "2024-01", **{name: 2 * n for name, n in month.items()}}]
+    assert told["broken"] == [{"table": "t", "rule": "r", "months": {"2024-01": 2}, "rows": 2}]

@@ -387,7 +387,7 @@ def test_a_stop_check_refuses_to_publish_with_code_3(world):
         (world.folder / "params.yaml").write_text(saved)
     assert refused.returncode == 3, refused.stdout[-2000:] + refused.stderr[-2000:]
     assert published(world) == before
-    assert (world.folder / "data/report/index.html").exists()
+    assert "Publication is refused: 1 check of severity stop" in (world.folder / "data/report/index.html").read_text()
     assert world.pipeline("run").returncode == 0
     assert published(world) == before
 
