@@ -46,13 +46,15 @@ def auc_decline(figures: Figures, limits: Limits) -> Answer:
         text="The champion has no evaluation and matured rows with both outcomes to compare.",
         zh="冠军模型没有可比较的评估结果与已到期样本。",
     )
-    severity = limits.auc_decline.above(seen["decline"]) if seen["p_both"] < limits.auc_decline_p else None
+    p = seen["p"] if seen["p_both"] is None else seen["p_both"]
+    both = "?" if seen["p_both"] is None else f"{seen['p_both']:.3f}"
+    severity = limits.auc_decline.above(seen["decline"]) if p < limits.auc_decline_p else None
     return Answer(
         severity,
         f"AUC {seen['first']:.3f} at the evaluation, {seen['now']:.3f} on matured rows (p {seen['p']:.3f} with the "
-        f"first as given, {seen['p_both']:.3f} with both varying).",
+        f"first as given, {both} with both varying).",
         f"评估时 AUC 为 {seen['first']:.3f}，到期样本为 {seen['now']:.3f}（以评估值为定值 p = {seen['p']:.3f}，"
-        f"两者均变动 p = {seen['p_both']:.3f}）。",
+        f"两者均变动 p = {both}）。",
         dict(seen),
     )
 

@@ -156,24 +156,34 @@ def by_vintage(frame: pd.DataFrame, order: list[str], most: int = 12) -> list[di
 def auc_decline(first: dict[str, Any] | None, now: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return whether the AUC on matured rows is lower than at the model's evaluation; null where either is unknown.
 
-    first, now: records with value, low and high (95%). `p` takes the first as given, as the ECB's instructions for
-    reporting validation results (February 2019) do; `p_both` lets both vary, as for samples of different customers.
-    Small: the decline is more than chance. Standard errors are those of the intervals, on log-odds of the AUC.
+    first, now: records with value, low and high (95%); the first may be without its interval. `p` takes the first as
+    given, as the ECB's instructions for reporting validation results (February 2019) do; `p_both` lets both vary, as
+    for samples of different customers (null without the first's interval). Small: the decline is more than chance.
+    Standard errors are those of the intervals, on log-odds of the AUC.
     """
+    from scipy.stats import norm
+
+    if first is None or now is None or not 0 < (first.get("value") or 0.0) < 1:
+        return None
+    error, of_first = _error(now), _error(first)
+    if error is None:
+        return None
+    fall = float(np.log(first["value"] / (1 - first["value"])) - np.log(now["value"] / (1 - now["value"])))
+    return {
+        "first": float(first["value"]),
+        "now": float(now["value"]),
+        "decline": float(first["value"]) - float(now["value"]),
+        "p": float(norm.sf(fall / error)),
+        "p_both": None if of_first is None else float(norm.sf(fall / float(np.hypot(error, of_first)))),
+    }
+
+
+def _error(area: dict[str, Any]) -> float | None:
+    """Return the standard error of an AUC on log-odds from its 95% interval; null where it has none."""
     from scipy.special import logit
     from scipy.stats import norm
 
-    ends = [one.get(end) if one else None for one in (first, now) for end in ("value", "low", "high")]
+    ends = [area.get(end) for end in ("value", "low", "high")]
     if any(end is None or not 0 < end < 1 for end in ends):
         return None
-    (was, was_low, was_high, is_, is_low, is_high) = (float(end) for end in ends if end is not None)
-    reach = 2 * float(norm.ppf(0.5 + metrics.LEVEL / 2))
-    width = [float(logit(high) - logit(low)) / reach for low, high in ((was_low, was_high), (is_low, is_high))]
-    fall = float(logit(was) - logit(is_))
-    return {
-        "first": was,
-        "now": is_,
-        "decline": was - is_,
-        "p": float(norm.sf(fall / width[1])),
-        "p_both": float(norm.sf(fall / float(np.hypot(width[0], width[1])))),
-    }
+    return float(logit(area["high"]) - logit(area["low"])) / (2 * float(norm.ppf(0.5 + metrics.LEVEL / 2)))

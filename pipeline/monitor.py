@@ -185,6 +185,14 @@ def reason_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
     return given | ({"by_grade": by_grade} if by_grade else {})
 
 
+def evaluated_before(champion: str | None) -> dict[str, Any] | None:
+    """Return the AUC of a champion's own evaluation, where promote's log of changes holds it; its interval is not."""
+    path = DATA / "promote/changes.json"
+    changes = read_json(path) if path.is_file() and champion else []
+    known = [c["test_auc"] for c in changes if c.get("model_version") == champion and c.get("test_auc") is not None]
+    return {"value": known[-1], "low": None, "high": None} if known else None
+
+
 def run(params: Params) -> dict[str, Any]:
     """Return every figure of the report; sections without input are empty."""
     scores, table = frame(DATA / "score/scores.parquet"), decided()
@@ -251,7 +259,7 @@ def run(params: Params) -> dict[str, Any]:
     ):  # of a recipe it averages repeats, rows pooled do not
         found["model"]["auc"] |= told_auc
     of_champion = told["model_figures_of"] == "champion"
-    first = found["model"].get("auc") if of_champion else None
+    first = found["model"].get("auc") if of_champion else evaluated_before(told["verdict"].get("champion"))
     found["decline"] = realised.auc_decline(first, found["realised"].get("auc")) or {}
     by_time = test if of_champion and told["figures_of"] == "model" else test.head(0)
     both = pd.concat([by_time, ripe], ignore_index=True) if len(by_time) or len(ripe) else ripe

@@ -59,6 +59,7 @@ BROKEN = [  # code, path to one figure, its bad value, the severity that it must
     ("M014", ("portfolio", "by_grade", 0, "customers"), 400, "warn"),
     ("M016", ("labels", "by_month", 0, "good"), 0, "warn"),
     ("M017", ("decline",), {"first": 0.8, "now": 0.7, "decline": 0.1, "p": 0.001, "p_both": 0.01}, "warn"),
+    ("M017", ("decline",), {"first": 0.8, "now": 0.7, "decline": 0.1, "p": 0.001, "p_both": None}, "warn"),
     ("M018", ("realised", "by_grade", 0, "light"), "red", "warn"),
     ("M019", ("expected", "by_month", 1, "rate"), {"value": 0.1, "low": 0.08, "high": 0.12, "rows": 1000}, "warn"),
     ("M020", ("expected", "by_month", 1, "auc"), {"value": 0.7, "low": 0.65, "high": 0.75, "rows": 1000}, "warn"),

@@ -167,6 +167,8 @@ def test_a_declined_auc_is_told_from_chance():
     assert realised.auc_decline(first, first)["p"] == pytest.approx(0.5)
     assert realised.auc_decline(first, {"value": 1.0, "low": None, "high": None}) is None
     assert realised.auc_decline(None, now) is None
+    alone = realised.auc_decline({"value": 0.8, "low": None, "high": None}, now)
+    assert (alone["p"], alone["p_both"]) == (pytest.approx(told["p"]), None)
 
 
 def test_a_planted_decline_is_found_and_chance_is_not_cried_at():

@@ -519,10 +519,15 @@ def test_faults_planted_in_the_data_of_the_book_are_each_found_and_refused(run, 
 def test_a_candidate_that_does_not_score_is_called_so(run, monkeypatch):
     verdict = {"decision": "kept", "reasons": ["AUC not better"], "candidate": "new", "champion": "old"}
     write_json(run / "data/promote/verdict.json", verdict)
-    _, _, text = run_stages(run, monkeypatch)
+    _, checks, text = run_stages(run, monkeypatch)
     assert "the candidate does not score (kept)" in text
     assert "those of the candidate, not of the model that scores" in text
     assert "AUC not better" in text
+    assert {c["code"]: c["answer"] for c in checks}["M017"] == "not applicable"
+    logged = [{"model_version": "old", "test_auc": 0.99}, {"model_version": "new", "test_auc": 0.5}]
+    write_json(run / "data/promote/changes.json", logged)
+    _, checks, text = run_stages(run, monkeypatch)
+    assert {c["code"]: c["answer"] for c in checks}["M017"] == "found"  # the champion's own evaluation was far better
 
 
 def test_the_verdict_and_every_check_are_told_in_chinese(run, monkeypatch):
