@@ -52,7 +52,7 @@ from features.errors import DataRefused, Problem
 from features.panel import Panel
 from features.partials import MOST_VALUES, Plan, Values
 from features.position import FACTS, position
-from features.prepared import coded, codes_of, numbered, prepared, shaped
+from features.prepared import coded, codes_of, numbered, prepared, shaped, without
 from features.utilisation import own
 from features.visible import visible_at
 
@@ -140,6 +140,7 @@ class Matrix:
     ) -> tuple[dict[str, ibis.Table], ibis.Table | None]:
         """Return the tables as `prepared` makes them, kept under names with `prefix`, and the codes of customers."""
         customers: ibis.Table | None = None
+        held = {name: without(table, self.settings.protected) for name, table in held.items()}
         if self.engine.identifier != "string":
             customers, credit_codes = (
                 None if codes is None else self.engine.keep(f"{prefix}{column}_codes", codes)
@@ -172,15 +173,13 @@ class Matrix:
 
     def _lender(self, rows: dict[str, ibis.Table], description: Mapping[str, Any]) -> Lender:
         """Find the columns that have a value and the frequent categories, as known on the last training date."""
-        protected = {name.lower() for name in self.settings.protected}
         filled, numeric, categorical = {}, {}, {}
         for name, table in rows.items():
             seen = visible_at(table, ibis.literal(self.edge))
             if name == "observations":
                 seen = table.filter(table.as_of <= self.edge)
             counts = self.engine.rows(seen.aggregate(**{column: seen[column].count() for column in table.columns}))[0]
-            filled[name] = frozenset(column for column in table.columns if counts[column])
-            kept = filled[name] - {column for column in table.columns if column.lower() in protected}
+            filled[name] = kept = frozenset(column for column in table.columns if counts[column])
             entry = description.get(name) or {}
             numeric[name] = tuple(a for a in sorted(entry.get("numeric") or ()) if a in kept)
             categorical[name] = tuple(a for a in sorted(entry.get("categorical") or ()) if a in kept)

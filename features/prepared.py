@@ -16,6 +16,13 @@ from features.visible import versioned
 EVENTS = {"financials": "period_end"}  # where the event is not the date that knowledge is counted from
 
 
+def without(table: ibis.Table, protected: Iterable[str]) -> ibis.Table:
+    """Return the rows with nulls in protected columns (any case): nothing is built from them or grouped by them."""
+    named = {name.lower() for name in protected}
+    hidden = {name: ibis.null(table[name].type()) for name in table.columns if name.lower() in named}
+    return table.mutate(**hidden) if hidden else table
+
+
 def numbered(table: ibis.Table, date: str, prefix: str) -> ibis.Table:
     """Add the integer parts of a date: months and days since a fixed day, day of month, days in its month."""
     day = table[date]

@@ -10,39 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import model_validator
+from models.book_checks import BOOK_CHECKS
+from models.finding import Answer, Check, Figures, NotApplicable, need
+from models.limits import Limits
 
-from models.finding import Answer, Band, Check, Figures, Frozen, NotApplicable, need
-
-
-class Limits(Frozen):
-    """Where each check begins to speak; shares are of 1."""
-
-    invalid_pd_share: Band = Band(stop=0.0)
-    score_psi: Band = Band(warn=0.10, stop=1.0)
-    missing_jump: Band = Band(warn=0.20)  # rise of a feature's missing share, training to now or month to month
-    quarantined_share: Band = Band(warn=0.01, stop=0.20)
-    calibration_ratio: Band = Band(warn=1.5)  # realised rate over mean PD, or its inverse
-    calibration_p: float = 0.01  # and only if chance alone makes it less likely than this
-    auc: Band = Band(warn=0.60, stop=0.50)
-    population_change: Band = Band(warn=0.25, stop=0.60)  # against the month before, either way
-    identifier_share: float = 0.98  # distinct values of a whole-number or text feature
-    feature_psi: Band = Band(warn=0.25)
-    out_of_range_share: Band = Band(warn=0.25)
-    one_grade_share: Band = Band(warn=0.70)
-    truth_gap: Band = Band(warn=0.10)  # AUC of the true PD less that of the model
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_the_other_end(cls, given: Any) -> Any:
-        """Lay a band that names one limit over its defaults: setting `warn` must not switch `stop` off."""
-        if not isinstance(given, dict):
-            return given
-        defaults = {name: f.default.model_dump() for name, f in cls.model_fields.items() if isinstance(f.default, Band)}
-        return {k: {**defaults[k], **v} if k in defaults and isinstance(v, dict) else v for k, v in given.items()}
-
-
-CHECKS: list[Check] = []
+CHECKS: list[Check] = [*BOOK_CHECKS]
 
 
 def check(
@@ -249,18 +221,18 @@ def feature_psi(figures: Figures, limits: Limits) -> Answer:
     over = [r for r in top if r["psi"] > r["noise"] and limits.feature_psi.above(r["psi"])]
     gravest = "stop" if any(limits.feature_psi.above(r["psi"]) == "stop" for r in over) else "warn"
     names = ", ".join(f"{r['feature']} {r['psi']:.2f}" for r in over[:5])
-    many = f"{len(over)}{' or more' if len(over) == len(top) else ''}"
+    many = max(len(over), int(figures["features"].get("moved") or 0)) if over else 0  # `top` holds the first of them
     text = (
-        f"{many} of {figures['features']['compared']} features moved; most: {names}."
+        f"{many:,} of {figures['features']['compared']:,} features moved; most: {names}."
         if over
         else f"No feature moved beyond the limit (largest PSI {top[0]['psi']:.3f}, {top[0]['feature']})."
     )
     zh = (
-        f"{len(over)} 个特征漂移；最大：{names}。"
+        f"{figures['features']['compared']:,} 个特征中有 {many:,} 个漂移；最大：{names}。"
         if over
         else f"没有特征漂移超限（最大 PSI {top[0]['psi']:.3f}，{top[0]['feature']}）。"
     )
-    return Answer(gravest if over else None, text, zh, {"found": len(over)})
+    return Answer(gravest if over else None, text, zh, {"found": many})
 
 
 @check("M012", "Matured defaults differ from their PD", "到期违约率与当时的违约概率不符", "stop")

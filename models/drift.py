@@ -79,6 +79,19 @@ class Bins:
         counts = np.bincount(place.astype(int), minlength=count + 1).astype(float)
         return counts / max(len(values), 1)
 
+    def sql(self, column: str) -> str:
+        """Return a DuckDB expression of the bin of `column` (SQL text), numbered as in `shares`; missing is last."""
+        if self.kind == "numeric":
+            if not self.cuts:  # nothing was known in the reference
+                return f"case when {column} is null then 1 else 0 end"
+            number = f"{column}::double"
+            place = " + ".join(f"({number} > '{cut!r}'::double)::int" for cut in self.cuts)
+            return f"case when {number} is null or not isfinite({number}) then {len(self.cuts) + 1} else {place} end"
+        listed = " ".join(f"when {_text(name)} then {i}" for i, name in enumerate(self.categories))
+        count = len(self.categories)
+        known = f"case {column}::varchar {listed} else {count} end" if listed else str(count)
+        return f"case when {column} is null then {count + 1} else {known} end"
+
     def psi(self, values: pd.Series) -> float:
         """Return the PSI of `values` against the reference."""
         return psi(np.array(self.reference), self.shares(values))
@@ -86,6 +99,11 @@ class Bins:
     def noise(self, rows: int) -> float:
         """Return the PSI that `rows` rows of the reference population itself would exceed once in a hundred times."""
         return psi_noise(sum(share > 0 for share in self.reference), self.rows, rows)
+
+
+def _text(value: str) -> str:
+    """Return a text as SQL."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 def is_numeric(values: pd.Series) -> bool:

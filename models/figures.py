@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models import drift, portfolio, realised
+from models import drift, expected, portfolio, realised
 
 KEYS = ["customer_id", "as_of"]
 LEAST_UNSEEN = 0.5  # of the scored customers of a date
@@ -68,6 +68,11 @@ def score_figures(
             parts[back] = part.head(0)
     oldest = next((back for back in dates if back and len(parts[back])), None)
     fitted = drift.Bins.fit(parts[oldest], bins) if oldest else None
+
+    def grades(part: pd.Series) -> pd.Series:
+        return scores.loc[part.index, "grade"]
+
+    graded = drift.Bins.fit(grades(parts[oldest]), bins) if oldest and "grade" in scores else None
     counts["by_month"] = by_month = [
         {
             "months_back": back,
@@ -75,6 +80,7 @@ def score_figures(
             "customers": int((scores["months_back"] == back).sum()),
             "mean_pd": float(scores.loc[scores["months_back"] == back, "pd"].mean()),
             **_moved(fitted, parts[back]),
+            "grade_psi": graded.psi(grades(parts[back])) if graded and len(parts[back]) else None,
         }
         for back in dates
     ]
@@ -88,6 +94,30 @@ def score_figures(
         moved["test"] = {**_moved(drift.Bins.fit(test["pd"], bins), today), **against}
         moved.setdefault("now", moved["test"])
     return counts, moved
+
+
+def expected_figures(scores: pd.DataFrame) -> dict[str, Any]:
+    """Return the default rate and AUC to expect of the customers of each date scored, the oldest first.
+
+    As in `score_figures`, a date on which most customers trained the model says nothing: nulls.
+    """
+    if scores.empty:
+        return {}
+    records = []
+    for back, rows in scores.groupby("months_back", sort=True):
+        unseen = outside_training(rows)
+        pd_ = floats(unseen["pd"])
+        pd_ = pd_[np.isfinite(pd_) & (pd_ > 0) & (pd_ < 1)]
+        enough = len(pd_) >= max(2, LEAST_UNSEEN * len(rows))
+        records.append(
+            {
+                "months_back": int(str(back)),
+                "as_of": rows["as_of"].max(),
+                "rate": expected.expected_rate(pd_) if enough else None,
+                "auc": expected.expected_auc(pd_) if enough else None,
+            }
+        )
+    return {"by_month": records[::-1]}
 
 
 def _moved(fitted: drift.Bins | None, values: pd.Series) -> dict[str, float | None]:
@@ -116,7 +146,13 @@ def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
         for name, rows in groups.items()
         if len(rows) > 1
     }
-    concentration["customer"] = portfolio.herfindahl(table["exposure"].tolist()) if "exposure" in table else None
+    even = {}  # how far from equal parts, 0, to all in one, 1
+    for name, index in concentration.items():
+        holders = sum((g["exposure"] or 0) > 0 for g in groups[f"by_{name}"])
+        even[name] = (index - 1 / holders) / (1 - 1 / holders) if index is not None and holders > 1 else None
+    exposures = table["exposure"].fillna(0.0) if "exposure" in table else pd.Series([], dtype=float)
+    concentration["customer"] = portfolio.herfindahl(list(exposures.to_numpy(dtype=float)))
+    whole = float(exposures.sum())
     return {
         "total": portfolio.totals(table),
         "by_grade": portfolio.by_group(table, "grade", order),
@@ -127,6 +163,8 @@ def portfolio_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
         "alerted": int((alerts != "").sum()),
         "alerts": codes[codes != ""].value_counts().sort_index().to_dict(),
         "herfindahl": concentration,
+        "herfindahl_beyond_even": even,
+        "largest_exposure_share": float(exposures.max()) / whole if whole > 0 else None,
     }
 
 
@@ -145,6 +183,7 @@ def outcome_figures(rows: pd.DataFrame, order: list[str]) -> dict[str, Any]:
             "bad": int(part["outcome"].sum()),
             "rate": float(part["outcome"].mean()),
             "pd": float(part["pd"].mean()),
+            **dict(zip(("low", "high"), realised.rate_interval(part["outcome"]), strict=True)),
             "auc": realised.auc(floats(part["outcome"]), floats(part["pd"])),
         }
         for m, part in rows.groupby(months)
@@ -154,7 +193,8 @@ def outcome_figures(rows: pd.DataFrame, order: list[str]) -> dict[str, Any]:
         "customers": int(rows["customer_id"].nunique()),
         "total": total,
         "auc": realised.auc(y, p, who),
-        "roc": realised.roc(y, p),
+        "roc": (curve := realised.roc(y, p)),
+        "roc_band": realised.roc_band(curve, int(total["bad"])),
         "lift": realised.lift(y, p),
         "distribution": realised.distribution(y, score),
         "by_month": by_month,
@@ -230,4 +270,36 @@ def data_figures(quality: dict[str, Any]) -> dict[str, Any]:
         blocks = told.get("blocks") or [told]
         row = {state: sum(int(block.get(state) or 0) for block in blocks) for state in STATES}
         tables.append({"table": table, **row, "rules": {rule: n for rule, n in (told.get("rules") or {}).items() if n}})
-    return {"tables": tables} if tables else {}
+    if not tables:
+        return {}
+    return {"tables": tables, "by_month": _by_month(quality), "broken": _broken(quality)}
+
+
+def _by_month(quality: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows read, kept and quarantined of all tables by the month of their knowledge."""
+    months: dict[str, dict[str, int]] = {}
+    for told in (quality.get("tables") or {}).values():
+        for month, row in (told.get("months") or {}).items():
+            sums = months.setdefault(str(month), dict.fromkeys(STATES, 0))
+            for state in STATES:
+                sums[state] += int(row.get(state) or 0)
+    return [{"month": month, **months[month]} for month in sorted(months)]
+
+
+def _broken(quality: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a record a table and rule that rows broke: rows by month."""
+    return [
+        {"table": table, "rule": rule, "months": dict(sorted(months.items())), "rows": sum(months.values())}
+        for table, told in sorted((quality.get("tables") or {}).items())
+        for rule, months in sorted(_by_rule(told.get("rules_by_month") or {}).items())
+    ]
+
+
+def _by_rule(by_month: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Return rule -> month -> rows of month -> rule -> rows, without zeros."""
+    rules: dict[str, dict[str, int]] = {}
+    for month, counts in by_month.items():
+        for rule, count in counts.items():
+            if count:
+                rules.setdefault(rule, {})[month] = int(count)
+    return rules

@@ -98,3 +98,47 @@ def worst(table: pd.DataFrame, most: int = 20) -> pd.DataFrame:
         ["at_stake", "pd_12m", "customer_id"], ascending=[False, False, True]
     )
     return ranked.head(most).reset_index(drop=True)
+
+
+def reasons_by_grade(table: pd.DataFrame, order: list[str], most: int = 5) -> list[dict[str, Any]]:
+    """Return, a grade, the reasons that most of its customers are given: share of customers, and share as the first.
+
+    table: one row a customer with grade and reason_1_code .. reason_4_code (null: fewer reasons). Empty without them.
+    """
+    codes = [name for k in range(1, 5) if (name := f"reason_{k}_code") in table]
+    if not codes or "grade" not in table:
+        return []
+    records = []
+    for grade in [g for g in order if (table["grade"] == g).any()]:
+        rows = table.loc[table["grade"] == grade, codes]
+        given = pd.concat([rows[code].dropna() for code in codes]).astype(str).value_counts()
+        first = rows[codes[0]].dropna().astype(str).value_counts()
+        ranked = sorted(given.index, key=lambda code: (-int(given[code]), code))[:most]
+        records.append(
+            {
+                "grade": grade,
+                "customers": len(rows),
+                "reasons": [
+                    {"code": code, "share": int(given[code]) / len(rows), "first": int(first.get(code, 0)) / len(rows)}
+                    for code in ranked
+                ],
+            }
+        )
+    return records
+
+
+def alerted(table: pd.DataFrame, severities: pd.DataFrame, most: int = 40) -> pd.DataFrame:
+    """Return the customers with alerts, worst first: alerts of high severity, then PD x exposure, then PD.
+
+    severities: customer_id and `high` (alerts of high severity that are up); customers without a row there have none.
+    """
+    if "alerts" not in table:
+        return table.head(0)
+    some = table[table["alerts"].fillna("").astype(str) != ""]
+    some = some.merge(severities, on="customer_id", how="left") if len(severities) else some.assign(high=0)
+    some = some.assign(high=some["high"].fillna(0).astype(int), pd_12m=some["pd_12m"].fillna(0.0))
+    exposure = some["exposure"].fillna(0.0) if "exposure" in some else 0.0
+    ranked = some.assign(at_stake=some["pd_12m"] * exposure).sort_values(
+        ["high", "at_stake", "pd_12m", "customer_id"], ascending=[False, False, False, True]
+    )
+    return ranked.head(most).reset_index(drop=True)

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 440.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 20.0, 12.0, 40.0
+NAMED = 40  # rows of a heat map that have room for their names
 Format = Callable[[float], str]
 
 
@@ -183,11 +184,17 @@ def lines(
     return canvas.svg()
 
 
-def curve(title: str, points: Sequence[Sequence[float]], x_name: str) -> Markup:
-    """Return a curve in the unit square over its diagonal."""
+def curve(
+    title: str, points: Sequence[Sequence[float]], x_name: str, band: Sequence[Sequence[float]] = ()
+) -> Markup:  # fmt: skip
+    """Return a curve in the unit square over its diagonal; `band` holds (x, low, high) of its interval."""
     canvas = Canvas(title, (0.0, 1.0), (0.0, 1.0))
     grid = [0.0, 0.25, 0.5, 0.75, 1.0]
     canvas.axes(percent, [(v, percent(v)) for v in grid], x_name, grid)
+    if band:
+        edge = [*((b[0], b[1]) for b in band), *((b[0], b[2]) for b in reversed(band))]
+        told = " ".join(f"{x:.1f},{y:.1f}" for x, y in (canvas.at(*p) for p in edge))
+        canvas.parts.append(f'<polygon points="{told}" class="band"/>')
     canvas.path([(0.0, 0.0), (1.0, 1.0)], "rule")
     canvas.path([(p[0], p[1]) for p in points], "la thick")
     return canvas.svg()
@@ -202,6 +209,15 @@ def calibration(title: str, rows: Sequence[dict[str, float | str]]) -> Markup:
     )
     canvas = Canvas(title, (-0.6, len(rows) - 0.4), (low, high), log=True)
     grid = [v for e in range(-5, 1) for v in (10.0**e, 3 * 10.0**e) if low <= v <= high * 1.001]
+    most = max((float(r.get("rows", 0)) for r in rows), default=0.0) or 1.0
+    for i, r in enumerate(rows):  # how many rows stand behind each group
+        share = float(r.get("rows", 0)) / most
+        x0, _ = canvas.at(i - 0.42, high)
+        x1, _ = canvas.at(i + 0.42, high)
+        tall = share * (HEIGHT - TOP - BOTTOM)
+        canvas.add(
+            "rect", x=x0, y=HEIGHT - BOTTOM - tall, width=x1 - x0, height=tall, klass="volume"
+        )  # fmt: skip
     canvas.axes(percent, [(float(i), str(r["group"])) for i, r in enumerate(rows)], grid=grid)
     for i, r in enumerate(rows):
         mean, rate, least, most = (f"{float(r[k]):.2%}" for k in ("pd", "rate", "low", "high"))
@@ -226,6 +242,76 @@ def distribution(title: str, edges: Sequence[float], good: Sequence[int], bad: S
                     edges[i], edges[i + 1], 0.0, share, klass, f"{edges[i]:.0f} – {edges[i + 1]:.0f}: {share:.1%}"
                 )
     return canvas.svg()
+
+
+def curves(
+    title: str, series: Sequence[tuple[str, Sequence[float]]], x_name: str, *, y_format: Format = percent
+) -> Markup:
+    """Return one line a name over 0, 1, 2, ...: the earliest pale, the latest dark, each with its name at its end."""
+    longest = max((len(values) for _, values in series), default=1)
+    top = max((v for _, values in series for v in values), default=1.0) or 1.0
+    canvas = Canvas(title, (0.0, max(1.0, longest - 1.0) * 1.16), (0.0, top * 1.05))
+    canvas.axes(y_format, [(v, f"{v:g}") for v in ticks(0.0, max(1.0, longest - 1.0))], x_name)
+    for i, (name, values) in enumerate(series):
+        tone = 0.35 + 0.65 * (i + 1) / len(series)
+        told = " ".join(f"{x:.1f},{y:.1f}" for x, y in (canvas.at(float(m), v) for m, v in enumerate(values)))
+        tip = f"{name}: {y_format(values[-1])}" if values else name
+        canvas.parts.append(
+            f'<polyline points="{told}" class="la" style="opacity:{tone:.2f}"><title>{escape(tip)}</title></polyline>'
+        )
+        if values:
+            x, y = canvas.at(len(values) - 1.0, values[-1])
+            canvas.parts.append(f'<text x="{x + 3:.1f}" y="{y + 3:.1f}" class="tag">{escape(name)}</text>')
+    return canvas.svg()
+
+
+def heat(
+    title: str,
+    rows: Sequence[tuple[str, Sequence[float | None]]],
+    columns: Sequence[str],
+    levels: Sequence[float],
+    y_format: Format = short,
+) -> Markup:
+    """Return a row a name and a column a date, darker where a value lies above more of `levels`; every row has a tip.
+
+    Neighbours of one level are one bar, so that hundreds of rows stay small; few rows are named. Null is white.
+    """
+    named = len(rows) <= NAMED
+    tall, wide, left, top = (13.0, 440.0, 150.0, 16.0) if named else (max(2.4, 600 / len(rows)), 440.0, 4.0, 16.0)
+    step = (wide - left - 4) / max(len(columns), 1)
+    parts = [
+        f'<text x="{left + (i + 0.5) * step:.1f}" y="11" text-anchor="middle">{escape(label)}</text>'
+        for i, label in thinned(columns, 7)
+    ]
+    for r, (name, values) in enumerate(rows):
+        place = [None if v is None else sum(v > level for level in levels) for v in values]
+        known = [v for v in values if v is not None]
+        cells, start = [], 0
+        for i in range(1, len(place) + 1):
+            if i == len(place) or place[i] != place[start]:
+                if place[start]:
+                    cells.append(
+                        f'<rect x="{left + start * step:.1f}" y="{top + r * tall:.1f}" '
+                        f'width="{(i - start) * step:.1f}" height="{tall:.1f}" class="h{place[start]}"/>'
+                    )
+                start = i
+        tip = f"{name}: {y_format(known[-1])} ({y_format(min(known))} – {y_format(max(known))})" if known else name
+        if named:
+            parts.append(
+                f'<text x="{left - 4:.1f}" y="{top + r * tall + 10:.1f}" text-anchor="end">{escape(name[:30])}</text>'
+            )
+        if cells:
+            parts.append(f"<g><title>{escape(tip)}</title>{''.join(cells)}</g>")
+    height = top + tall * len(rows) + 2
+    parts.append(
+        f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide - left - 4:.1f}" '
+        f'height="{tall * len(rows):.1f}" class="frame"/>'
+    )
+    name = escape(title)
+    return Markup(  # noqa: S704  every text in `parts` went through `escape`
+        f'<svg viewBox="0 0 {wide:.0f} {height:.0f}" class="heat" role="img" aria-label="{name}"><title>{name}</title>'
+        f"{''.join(parts)}</svg>"
+    )
 
 
 def spark(title: str, values: Sequence[float | None]) -> Markup:

@@ -24,6 +24,7 @@ from models.inputs import Panel, carriers, panel, record_inputs
 from models.scorer import read_inputs
 from pipeline import over_partitions, pictures, records, spark_session
 from pipeline import params as parameters
+from pipeline.dates_apart import across_dates
 from pipeline.explainer import SCHEMA, Explainer, Sums, figure, importance, teller
 from pipeline.fingerprint import row_key
 from pipeline.params import Section
@@ -224,6 +225,8 @@ def _rounded(value: Any) -> Any:
     """Return nested figures to nine significant digits."""
     if isinstance(value, dict):
         return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
     return figure(value) if isinstance(value, float) else value
 
 
@@ -255,6 +258,7 @@ def main() -> None:
             with Reasons(OUT / "reasons.parquet") as table:
                 written, importances = run(model, customers(rows, names, params.rows_at_a_time), table.write)
         held, shown = tried(model, rows, files, params)
+        held |= _rounded(across_dates(model, rows, params.tried_customers))
         for name, content in shown.items():
             (OUT / "pictures" / name).write_bytes(content)
     else:

@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt
 from features.errors import ConfigurationRefused, DataRefused, Problem
 from pipeline.catalogue_page import page
 from pipeline.params import Section
+from pipeline.protected import DEFAULT as PROTECTED
 from pipeline.spark_session import SparkEngine
 from pipeline.stage import execute, fresh, say, write_json
 
@@ -53,16 +54,7 @@ class Params(Section):
     lag_months: int = Field(6, ge=1, le=36)
     least_group: int = Field(10, ge=2)  # known values in a peer group, below which it says nothing
     leave_out: tuple[str, ...] = ()
-    protected: tuple[str, ...] = (
-        "sex",
-        "gender",
-        "race",
-        "ethnicity",
-        "religion",
-        "nationality",
-        "marital_status",
-        "marriage",
-    )
+    protected: tuple[str, ...] = PROTECTED  # looked at for fairness, never built into a feature
     records: tuple[str, ...] = ()  # histories whose newest rows are scored one by one (models/records.py); none: off
     records_newest: PositiveInt = 24  # rows of each that an observation keeps
     observations_at_once: PositiveInt = 60_000

@@ -13,15 +13,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from models import drift, early_warning, figures, portfolio
+from models import early_warning, figures, portfolio, realised
 from models.alerts import CODES
-from models.checks import Limits, run_checks
+from models.checks import run_checks
+from models.delinquency import LATE
 from models.grades import Scale
+from models.limits import Limits
+from pipeline import book, moved, protected
 from pipeline.params import Section, source_name
-from pipeline.stage import execute, fresh, parquet, read_json, say, write_json
+from pipeline.stage import execute, fresh, read_json, say, write_json
+from pipeline.told import metrics_of, plots_of
 
 DATA, OUT = Path("data"), Path("data/monitor")
-NOT_FEATURES = {*figures.KEYS, "months_back", "outcome", "outcome_known_on", "part", "fold"}
 
 
 class Params(Section):
@@ -100,59 +103,6 @@ def run_figures(predictions: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def feature_figures(params: Params, backs: int) -> dict[str, Any]:
-    """Return the drift of the model's features from training to now, by month for the most moved, and missingness."""
-    training, scoring = DATA / "featurise/training/features.parquet", DATA / "featurise/scoring/features.parquet"
-    if not training.exists() or not scoring.exists():
-        return {}
-    import duckdb
-
-    told = record(DATA / "promote/scorer/features.json") or record(DATA / "select/features.json")
-    names = [n["name"] if isinstance(n, dict) else str(n) for n in told.get("features") or []]
-    con = duckdb.connect(config={"threads": 2})
-    reads = [parquet(path) for path in (training, scoring)]
-    there = [{r[0] for r in con.sql(f"describe select * from '{p}'").fetchall()} for p in reads]
-    names = [n for n in (names or sorted(there[1])) if n in there[0] & there[1] and n not in NOT_FEATURES]
-    listed = ", ".join('"' + n.replace('"', '""') + '"' for n in names)
-    if not listed:
-        return {}
-    parts = DATA / "select/parts.parquet"
-    only = f"semi join (from '{parts}' where part = 'train') using (customer_id, as_of)" if parts.is_file() else ""
-    then = con.sql(
-        f"select {listed} from '{reads[0]}' {only} "
-        f"order by md5(customer_id || '|' || as_of::varchar), customer_id, as_of limit {params.reference_rows}"
-    ).df()
-    every = con.sql(
-        f"select customer_id, months_back, {listed} from '{reads[1]}' order by months_back, customer_id"
-    ).df()
-    now, before = every[every["months_back"] == 0], every[every["months_back"] == 1]
-    if then.empty or now.empty:
-        return {}
-    table = drift.compare(then, now, names, params.bins)
-    earlier = before[names].isna().mean() if len(before) else None
-    table["rise"] = table["missing_now"] - table["missing_then"]
-    if earlier is not None:
-        table["rise"] = np.maximum(table["rise"], table["missing_now"] - table["feature"].map(earlier))
-    top = table.head(params.top_features)
-    heat = []
-    for name in top["feature"] if backs > 1 else []:
-        fitted = drift.Bins.fit(then[name], params.bins)
-        heat.append(
-            {"feature": name, "psi": {str(b): fitted.psi(part[name]) for b, part in every.groupby("months_back")}}
-        )
-    missing = table.sort_values(["rise", "feature"], ascending=[False, True]).head(params.top_features)
-    return {
-        "compared": len(table),
-        "reference_rows": len(then),
-        "top": top.to_dict("records"),
-        "by_month": heat,
-        "missing": missing.to_dict("records"),
-        "identifier_like": [
-            n for n in names if drift.identifier_like(now[n], now["customer_id"], params.limits.identifier_share)
-        ],
-    }
-
-
 def flow_figures(
     scores: dict[str, Any], table: pd.DataFrame, observations: pd.DataFrame, as_of: str | None
 ) -> dict[str, Any]:
@@ -212,6 +162,37 @@ def decided() -> pd.DataFrame:
     return table.merge(now[["customer_id", *new]].drop_duplicates("customer_id"), on="customer_id", how="left")
 
 
+def histories(
+    told: dict[str, Any], table: pd.DataFrame, judged: pd.DataFrame, horizon: int
+) -> dict[str, Any]:  # fmt: skip
+    """Return the sections that are counted from the histories: roll rates, vintages, fairness."""
+    as_of = told["as_of"]
+    features = record(DATA / "promote/scorer/features.json").get("features") or []
+    names = [each["name"] for each in features if isinstance(each, dict) and "name" in each]
+    return {
+        "roll_rates": book.roll_rates(),
+        "vintages": {f"late_{days}": book.credit_vintages(as_of, days) for days in LATE}
+        | {"observed": book.observed_vintages(as_of, horizon)},
+        "fairness": book.fairness_figures(protected.names(), table, judged, as_of, names),
+    }
+
+
+def reason_figures(table: pd.DataFrame, order: list[str]) -> dict[str, Any]:
+    """Return whether reasons hold between seeds and months, what moved the score, and reasons by grade."""
+    held = record(DATA / "explain/soundness.json")
+    given = {name: held[name] for name in ("agreement", "months", "shift") if held.get(name)}
+    by_grade = portfolio.reasons_by_grade(table, order)
+    return given | ({"by_grade": by_grade} if by_grade else {})
+
+
+def evaluated_before(champion: str | None) -> dict[str, Any] | None:
+    """Return the AUC of a champion's own evaluation, where promote's log of changes holds it; its interval is not."""
+    path = DATA / "promote/changes.json"
+    changes = read_json(path) if path.is_file() and champion else []
+    known = [c["test_auc"] for c in changes if c.get("model_version") == champion and c.get("test_auc") is not None]
+    return {"value": known[-1], "low": None, "high": None} if known else None
+
+
 def run(params: Params) -> dict[str, Any]:
     """Return every figure of the report; sections without input are empty."""
     scores, table = frame(DATA / "score/scores.parquet"), decided()
@@ -242,7 +223,15 @@ def run(params: Params) -> dict[str, Any]:
         "grades": order,
         "portfolio": figures.portfolio_figures(table, order),
         "migration": {back: moved for back, moved in seen.items() if moved},
-        "features": feature_figures(params, int(scores["months_back"].nunique()) if len(scores) else 0),
+        "features": moved.feature_figures(
+            bins=params.bins,
+            reference_rows=params.reference_rows,
+            top_features=params.top_features,
+            identifier_share=params.limits.identifier_share,
+            limit=params.limits.feature_psi.warn or 0.25,
+        ),
+        "expected": figures.expected_figures(scores),
+        "reasons": reason_figures(table, order),
         "model": figures.outcome_figures(test, order),
         "realised": figures.outcome_figures(ripe, order),
         "truth": {
@@ -259,6 +248,7 @@ def run(params: Params) -> dict[str, Any]:
         "data": figures.data_figures(record(DATA / "ingest/quality.json")),
         "flow": flow_figures(counts, table, observations, as_of),
         "evaluate": record(DATA / "evaluate/metrics.json"),
+        **histories(told, table, test if len(test) else ripe, horizon),
     }
     told_auc = {
         end: found["evaluate"].get(f"test.auc{suffix}")
@@ -268,6 +258,14 @@ def run(params: Params) -> dict[str, Any]:
         found["model"].get("auc") and told_auc["value"] is not None
     ):  # of a recipe it averages repeats, rows pooled do not
         found["model"]["auc"] |= told_auc
+    of_champion = told["model_figures_of"] == "champion"
+    first = found["model"].get("auc") if of_champion else evaluated_before(told["verdict"].get("champion"))
+    found["decline"] = realised.auc_decline(first, found["realised"].get("auc")) or {}
+    by_time = test if of_champion and told["figures_of"] == "model" else test.head(0)
+    both = pd.concat([by_time, ripe], ignore_index=True) if len(by_time) or len(ripe) else ripe
+    if len(both):  # a row may be of the test and have matured since
+        both = both.drop_duplicates(figures.KEYS)
+    found["lights"] = realised.by_vintage(both, order)
     return plain(found)
 
 
@@ -279,6 +277,9 @@ def main() -> None:
     fresh(OUT)
     write_json(OUT / "figures.json", found)
     write_json(OUT / "checks.json", plain(results))
+    write_json(OUT / "metrics.json", metrics_of(found, results))
+    for name, rows in plots_of(found).items():
+        write_json(OUT / "plots" / f"{name}.json", rows)
     answers = {a: sum(r["answer"] == a for r in results) for a in ("found", "clear", "not applicable")}
     stops = sum(r["answer"] == "found" and r["severity"] == "stop" for r in results)
     inputs = record(DATA / "promote/scorer/features.json").get("features") or []

@@ -32,6 +32,7 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 TABLE = Path("data/decide/table.parquet")
 SCORER = Path("data/promote/scorer")
 SOUNDNESS = Path("data/explain/soundness.json")
+MONITORED = Path("data/monitor/metrics.json")
 STATEMENT = """\
 -- The model as one statement, for DuckDB and PostgreSQL: PD with interval, score and grade of each row of `features`,
 -- a table or view with customer_id, as_of and the model's features under their names, say
@@ -284,6 +285,7 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
     numbers |= {f"ingest.{name}".replace(":", "."): float(count) for name, count in quality.items()}
     held = tracking.flat(read_json(SOUNDNESS), "explain")  # shares are figures, whole numbers say on how many
     numbers |= {name: value for name, value in held.items() if type(value) is float}
+    numbers |= {f"monitor.{name}": value for name, value in read_json(MONITORED).items()} if MONITORED.exists() else {}
     tracking.log_publication(
         source=facts["source"],
         registry=read_json(Path("data/promote/verdict.json"))["registry"],

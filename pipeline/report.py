@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
-from models import portfolio, retraining
-from pipeline import charts, document, plotted
+from models import retraining
+from pipeline import charts, chinese, customers, document, plotted
+from pipeline.drawn import pictures
 from pipeline.monitor import frame, plain, record
 from pipeline.params import Section, language
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -24,40 +24,14 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 DATA, OUT = Path("data"), Path("data/report")
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "–"
-FEW = 5  # a month with fewer defaults, or fewer good, has no AUC worth drawing
 
 
 class Params(Section):
     """How much the page shows."""
 
     section: ClassVar[str] = "report"
-    worst_customers: int = 20
-
-
-def worst_customers(most: int) -> list[dict[str, Any]]:
-    """Return the customers with most at stake as records, each with `pds`: its PD by date, oldest first."""
-    table = frame(DATA / "decide/table.parquet")
-    if table.empty or "pd_12m" not in table:
-        return []
-    top = portfolio.worst(table, most)
-    scores = frame(DATA / "score/scores.parquet", ["customer_id", "months_back", "pd", "grade"])
-    dates = sorted(scores["months_back"].unique(), reverse=True) if len(scores) else []
-    scores = scores[scores["customer_id"].isin(top["customer_id"])] if len(scores) else scores
-    seen = (
-        {(c, b): p for c, b, p in zip(*(scores[k].tolist() for k in ("customer_id", "months_back", "pd")), strict=True)}
-        if dates
-        else {}
-    )
-    records = plain(top.to_dict("records"))
-    for row in records:
-        row["pds"] = plain([seen.get((row["customer_id"], back)) for back in dates])
-        row["alerts"] = [a for a in re.split(r"[;,|\s]+", str(row.get("alerts") or "")) if a]
-        row["reasons"] = [
-            {key: row.get(f"reason_{k}_{key}") for key in ("code", "text", "value", "typical", "points")}
-            for k in range(1, 5)
-            if row.get(f"reason_{k}_text")
-        ]
-    return records
+    worst_customers: int = 20  # with most at stake
+    alerted_customers: int = 40  # with alerts, worst first, each with its history
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -96,8 +70,10 @@ def fixed(value: float | None, digits: int = 3) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def verdict(figures: dict[str, Any], checks: list[dict[str, Any]], words: dict[str, str]) -> dict[str, Any]:
-    """Return what the page says first: published or refused, by which model, and what its figures can claim."""
+def verdict(
+    figures: dict[str, Any], checks: list[dict[str, Any]], words: dict[str, str], tongue: str
+) -> dict[str, Any]:  # fmt: skip
+    """Return what the page says first: published or refused, by which model, why, and what its figures can claim."""
     told, found = figures["run"], [c for c in checks if c["answer"] == "found"]
     stops, warns = (sum(c["severity"] == s for c in found) for s in ("stop", "warn"))
     first = words["go"] if not stops else words["stop_one"] if stops == 1 else words["stop_many"].format(n=stops)
@@ -105,6 +81,9 @@ def verdict(figures: dict[str, Any], checks: list[dict[str, Any]], words: dict[s
         told["verdict"].get("decision"),
         told["model_version"] or told["verdict"].get("champion") or words["unknown"],
     )
+    sentence = chinese.sentence if tongue == "zh" else str
+    if tongue == "zh" and decision is not None:
+        decision = chinese.decision(decision)
     says = [words["warned"].format(n=warns)] if warns else []
     if told["experiment"]:
         says.append(words["model_experiment"])
@@ -120,68 +99,33 @@ def verdict(figures: dict[str, Any], checks: list[dict[str, Any]], words: dict[s
     claimed = words[claim].format(**{"from": split.get("test_from") or words["unknown"]})
     says.append(claimed)
     if claim == "fig_recipe" and split.get("why"):
-        says.append(f"{words['why']}: {split['why']}")
+        says.append(f"{words['why']}: {sentence(split['why'])}")
     if tested and told["model_figures_of"] == "candidate" and not told["experiment"]:
         says.append(words["candidate_figures"])
-    return {"first": first, "state": "stop" if stops else "warn" if warns else "go", "says": says, "claim": claimed}
+    reasons = told["verdict"].get("reasons") or []
+    return {
+        "first": first, "state": "stop" if stops else "warn" if warns else "go", "says": says, "claim": claimed,
+        "reasons": [sentence(each) for each in ([reasons] if isinstance(reasons, str) else reasons)],
+    }  # fmt: skip
 
 
-def pictures(figures: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
-    """Return (caption, chart) by name; a chart without figures is absent."""
-    drawn: dict[str, Any] = {}
-    grades = figures["portfolio"].get("by_grade") or []
-    if grades:
-        names = [g["group"] for g in grades]
-        drawn["by_grade"] = charts.columns(words["by_grade"], names, [[g["customers"] for g in grades]])
-        if any(g["exposure"] for g in grades):
-            drawn["exposure_by_grade"] = charts.columns(
-                words["exposure_by_grade"], names, [[g["exposure"] or 0 for g in grades]], classes=("b",)
-            )
-    for part in ("model", "realised"):
-        told = figures[part]
-        if told.get("roc"):
-            drawn[f"{part}_roc"] = charts.curve(words["roc"], told["roc"], words["roc_x"])
-        if told.get("by_grade"):
-            drawn[f"{part}_calibration"] = charts.calibration(words["calibration"], told["by_grade"])
-    told = figures["model"]
-    if told.get("lift"):
-        gain = [[0.0, 0.0], *([r["share"], r["capture"]] for r in told["lift"])]
-        drawn["gain"] = charts.curve(words["gain"], gain, words["gain_x"])
-    if told.get("distribution"):
-        d = told["distribution"]
-        drawn["distribution"] = charts.distribution(
-            words["distribution"], d["edges"], d["good"], d["bad"], words["score"]
-        )
-    months = told.get("by_month") or []
-    if len(months) > 1:
-        names = [m["group"] for m in months]
-        areas = [m["auc"] if min(m["bad"], m["rows"] - m["bad"]) >= FEW else None for m in months]
-        if any(areas):
-            drawn["auc_month"] = charts.lines(
-                words["auc_month"],
-                names,
-                [[a and a["value"] for a in areas]],
-                y_format=lambda v: f"{v:.2f}",
-                band=[(a["low"], a["high"]) if a and a["low"] is not None else None for a in areas],
-                rule=0.5,
-            )
-        drawn["rate_month"] = charts.lines(
-            words["rate_month"], names, [[m["rate"] for m in months], [m["pd"] for m in months]], floor=0.0
-        )
-    dates = figures["score_drift"].get("by_month") or []
-    if len(dates) > 1:
-        names = [str(d["as_of"])[:7] for d in dates]
-        drawn["psi_month"] = charts.lines(
-            words["psi_month"], names, [[d["psi"] for d in dates]], y_format=lambda v: f"{v:.3g}", floor=0.0
-        )
-        drawn["pd_month"] = charts.lines(
-            words["pd_month"], names, [[d["mean_pd"] for d in dates]], classes=("lb",), floor=0.0
-        )
-    labels = figures["labels"].get("by_month") or []
-    if labels:
-        stacks = [[m[k] for m in labels] for k in ("good", "bad", "unknown", "excluded")]
-        drawn["labels_month"] = charts.columns(words["labels_month"], [m["month"] for m in labels], stacks, most=6)
-    return {name: (words[name.removeprefix("model_").removeprefix("realised_")], svg) for name, svg in drawn.items()}
+def challengers(evaluate: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a record a challenger of the evaluation: its figures by name, as `evaluate` wrote them."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in evaluate.items():
+        parts = key.split(".", 2)
+        if len(parts) == 3 and parts[0] == "challenger":
+            found.setdefault(parts[1], {})[parts[2]] = value
+    return [{"name": name, **found[name]} for name in sorted(found)]
+
+
+def parts_told() -> dict[str, Any]:
+    """Return discrimination and calibration by segment, as `evaluate` left them: a list of records a feature."""
+    path = DATA / "evaluate/plots/by_segment.json"
+    segments: dict[str, list[dict[str, Any]]] = {}
+    for row in read_json(path) if path.is_file() else []:
+        segments.setdefault(row["feature"], []).append(row)
+    return {"segments": segments} if segments else {}
 
 
 def reasons_told() -> dict[str, Any]:
@@ -213,57 +157,56 @@ def words_in(tongue: str) -> dict[str, str]:
     return {key: pair[0 if tongue == "en" else 1] for key, pair in pairs.items()}
 
 
-def page(
-    figures: dict[str, Any],
-    checks: list[dict[str, Any]],
-    worst: list[dict[str, Any]],
-    why: dict[str, Any],
-    words: dict[str, str],
-    tongue: str,
-) -> str:
-    """Return the report as HTML text in language `tongue` (en or zh). why: of `reasons_told`."""
+def page(figures: dict[str, Any], words: dict[str, str], tongue: str) -> str:
+    """Return the report as HTML text in language `tongue` (en or zh); figures: all that figures.json holds."""
     order = {"stop": 0, "warn": 1, "note": 2}
     suffix = "" if tongue == "en" else "_zh"
-    shown = [
+    checks = [
         {
             **c,
             "title": c.get(f"title{suffix}") or c["title"],
             "explanation": c.get(f"explanation{suffix}") or c["explanation"],
         }
-        for c in sorted(checks, key=lambda c: (order[c["severity"]], c["code"]))
+        for c in sorted(figures["checks"], key=lambda c: (order[c["severity"]], c["code"]))
     ]
+    why = figures["reasons"] if "families" in figures["reasons"] else {}
     return rendered(
         "index.html.j2",
         tongue,
         w=words,
         f=figures,
-        checks=shown,
-        verdict=verdict(figures, checks, words),
-        worst=worst,
+        checks=checks,
+        verdict=verdict(figures, checks, words, tongue),
+        worst=figures["worst"],
+        alerted=figures["alerted"],
         why=why,
         chart=pictures(figures, words),
         evaluate=flat(figures["evaluate"]),
+        challengers=challengers(figures["evaluate"]),
         spark=charts.spark,
+        zh=chinese.sentence if tongue == "zh" else str,
     )
 
 
 def main() -> None:
     """Read what monitor, decide and explain left, write the pages and their figures."""
     params, tongue = Params.load(), language()
-    figures, checks = read_json(DATA / "monitor/figures.json"), read_json(DATA / "monitor/checks.json")
+    figures, why, words = read_json(DATA / "monitor/figures.json"), reasons_told(), words_in(tongue)
+    worst, alerted = customers.shown(params.worst_customers, params.alerted_customers)
+    checks = read_json(DATA / "monitor/checks.json")
     figures["retrain"] = retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"])
     figures["overrides"] = plain(frame(DATA / "decide/overrides.parquet").to_dict("records"))
-    worst, why, words = worst_customers(params.worst_customers), reasons_told(), words_in(tongue)
-    text = page(figures, checks, worst, why, words, tongue)
+    figures |= {"checks": checks, "worst": worst, "alerted": alerted, "reasons": {**figures["reasons"], **why}}
+    figures |= parts_told()
+    text = page(figures, words, tongue)
     fresh(OUT)
     (OUT / "index.html").write_text(text, encoding="utf-8")
-    shown = {**figures, "checks": checks, "worst": worst, "reasons": why}
-    write_json(OUT / "figures.json", shown)
-    told = document.told(tongue, {"report/figures.json": shown})
+    write_json(OUT / "figures.json", figures)
+    told = document.told(tongue, {"report/figures.json": figures})
     third = rendered("document.html.j2", tongue, d=told, run=figures["run"])
     (OUT / "document.html").write_text(third, encoding="utf-8")
     write_json(OUT / "document.json", document.figures(told))
-    plotted.write(shown, OUT / "plots")
+    plotted.write(figures, OUT / "plots")
     if why:
         shown = embedded(DATA / "explain/pictures")
         second = rendered("explanation.html.j2", tongue, w=words, run=figures["run"], why=why, picture=shown)

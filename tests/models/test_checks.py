@@ -13,6 +13,8 @@ from models.finding import SEVERITIES, Band
 RATES = {"rows": 1000, "bad": 50, "pd": 0.05, "rate": 0.05, "low": 0.04, "high": 0.065, "p": 0.5}
 AREA = {"value": 0.8, "low": 0.75, "high": 0.85, "rows": 1000, "bad": 50}
 FEATURE = {"feature": "f", "psi": 0.02, "noise": 0.01, "rise": 0.01}
+ENDS = {"value": 0.05, "low": 0.04, "high": 0.06, "rows": 1000}
+GROUP = {"group": "f", "decided": 500, "rate": 0.9, "ratio": 0.95, "p": 0.3}
 GOOD = {
     "run": {"model_figures_of": "champion"},
     "scores": {"customers": 100, "invalid_pd": 0, "out_of_range_share": 0.1,
@@ -22,9 +24,16 @@ GOOD = {
     "data": {"tables": [{"table": "t", "read": 1000, "left_out": 0, "quarantined": 1}]},
     "model": {"total": RATES, "auc": AREA, "by_month": [{"group": "2025-01", "rows": 10}]},
     "labels": {"by_month": [{"month": "2025-01", "good": 9, "bad": 1, "unknown": 2}]},
-    "realised": {"total": RATES},
+    "realised": {"total": RATES, "by_grade": [{"group": "A", "light": "green"}, {"group": "B", "light": "amber"}]},
     "flow": {"known": 105, "excluded": 5, "population": 100, "scored": 100, "decided": 100},
-    "portfolio": {"by_grade": [{"group": "A", "customers": 60}, {"group": "B", "customers": 40}]},
+    "portfolio": {"by_grade": [{"group": "A", "customers": 60}, {"group": "B", "customers": 40}],
+                  "herfindahl_beyond_even": {"industry": 0.02, "region": 0.1}, "largest_exposure_share": 0.01},
+    "decline": {"first": 0.8, "now": 0.79, "decline": 0.01, "p": 0.2, "p_both": 0.3},
+    "expected": {"by_month": [{"months_back": back, "rate": ENDS, "auc": {**ENDS, "value": 0.8}} for back in (12, 0)]},
+    "roll_rates": {"now": {"share": 0.05}, "before": {"share": 0.05}, "ratio": 1.0, "p": 0.5},
+    "migration": {"1": {"worse": 30, "better": 25}},
+    "fairness": {"inputs": [], "attributes": [{"attribute": "sex", "approval": [GROUP, {**GROUP, "ratio": None}]}]},
+    "reasons": {"agreement": {"all": {"first": 0.7}}},
     "truth": {"test": {"auc_model": AREA, "auc_truth": {**AREA, "value": 0.85}}},
 }  # fmt: skip
 BROKEN = [  # code, path to one figure, its bad value, the severity that it must give
@@ -49,6 +58,19 @@ BROKEN = [  # code, path to one figure, its bad value, the severity that it must
     ("M013", ("scores", "out_of_range_share"), 0.5, "warn"),
     ("M014", ("portfolio", "by_grade", 0, "customers"), 400, "warn"),
     ("M016", ("labels", "by_month", 0, "good"), 0, "warn"),
+    ("M017", ("decline",), {"first": 0.8, "now": 0.7, "decline": 0.1, "p": 0.001, "p_both": 0.01}, "warn"),
+    ("M017", ("decline",), {"first": 0.8, "now": 0.7, "decline": 0.1, "p": 0.001, "p_both": None}, "warn"),
+    ("M018", ("realised", "by_grade", 0, "light"), "red", "warn"),
+    ("M019", ("expected", "by_month", 1, "rate"), {"value": 0.1, "low": 0.08, "high": 0.12, "rows": 1000}, "warn"),
+    ("M020", ("expected", "by_month", 1, "auc"), {"value": 0.7, "low": 0.65, "high": 0.75, "rows": 1000}, "warn"),
+    ("M021", ("roll_rates",), {"now": {"share": 0.1}, "before": {"share": 0.05}, "ratio": 2.0, "p": 1e-6}, "warn"),
+    ("M022", ("migration", "1", "worse"), 300, "warn"),
+    ("M022", ("migration", "1", "better"), 300, "warn"),
+    ("M023", ("portfolio", "herfindahl_beyond_even", "industry"), 0.5, "warn"),
+    ("M023", ("portfolio", "largest_exposure_share"), 0.2, "warn"),
+    ("M024", ("fairness", "attributes", 0, "approval", 0), {**GROUP, "ratio": 0.6, "p": 1e-4}, "warn"),
+    ("M025", ("fairness", "inputs"), ["customers_sex"], "stop"),
+    ("M026", ("reasons", "agreement", "all", "first"), 0.3, "warn"),
     ("M015", ("truth", "test", "auc_truth", "value"), 0.95, "warn"),
 ]
 
@@ -153,3 +175,37 @@ def test_setting_one_end_of_a_band_keeps_the_other():
     assert Limits.model_validate({"auc": {"stop": None}}).auc == Band(warn=0.6)
     with pytest.raises(ValidationError):
         Limits.model_validate({"auc": {"wran": 0.7}})
+
+
+@pytest.mark.parametrize(("code", "path", "value"), [
+    ("M017", ("decline",), {"first": 0.8, "now": 0.7, "decline": 0.1, "p": 0.04, "p_both": 0.2}),
+    ("M019", ("expected", "by_month", 1, "rate"), {"value": 0.1, "low": 0.05, "high": 0.15, "rows": 20}),
+    ("M021", ("roll_rates",), {"now": {"share": 0.1}, "before": {"share": 0.05}, "ratio": 2.0, "p": 0.2}),
+    ("M024", ("fairness", "attributes", 0, "approval", 0), {**GROUP, "ratio": 0.6, "p": 0.2}),
+])  # fmt: skip
+def test_what_chance_explains_is_clear(code, path, value):
+    assert answers(planted(path, value))[code]["answer"] == "clear"
+
+
+def test_a_section_that_does_not_apply_gives_its_own_reason_in_both_languages():
+    figures = {**copy.deepcopy(GOOD), "fairness": {"why": "no such column", "why_zh": "没有该列"}}
+    for code in ("M024", "M025"):
+        result = answers(figures)[code]
+        assert (result["answer"], result["explanation"], result["explanation_zh"]) == (
+            "not applicable", "no such column", "没有该列",
+        )  # fmt: skip
+
+
+def test_few_moved_grades_say_nothing():
+    assert answers(planted(("migration", "1"), {"worse": 9, "better": 0}))["M022"]["answer"] == "not applicable"
+
+
+def test_the_limits_in_params_are_the_defaults_and_none_is_left_out():
+    """A reader of params.yaml sees every threshold."""
+    from pathlib import Path
+
+    import yaml
+
+    written = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text("utf-8"))["monitor"]["limits"]
+    assert set(written) == set(Limits.model_fields)
+    assert Limits.model_validate(written) == Limits()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from models import portfolio
 from models.portfolio import NO_GROUP, by_group, grade_order, herfindahl, migration, totals, worst
 
 
@@ -68,3 +69,20 @@ def test_the_worst_have_most_at_stake():
     )
     assert worst(frame, 3)["customer_id"].tolist() == ["d", "c", "b"]
     assert worst(frame.drop(columns="exposure"), 2)["customer_id"].tolist() == ["b", "c"]
+
+
+def test_reasons_by_grade_are_shares_of_its_customers():
+    """By hand: of three customers of B two are told `late`, one of them first."""
+    table = pd.DataFrame(
+        {
+            "grade": ["B", "B", "B", "A"],
+            "reason_1_code": ["late", "debt", "debt", None],
+            "reason_2_code": ["debt", "late", None, None],
+        }
+    )
+    a, b = portfolio.reasons_by_grade(table, ["A", "B", "C"])
+    assert (a["grade"], a["customers"], a["reasons"]) == ("A", 1, [])
+    assert b["reasons"] == [
+        {"code": "debt", "share": 1.0, "first": 2 / 3}, {"code": "late", "share": 2 / 3, "first": 1 / 3},
+    ]  # fmt: skip
+    assert portfolio.reasons_by_grade(table[["grade"]], ["A"]) == []

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 
+from models import realised
 from models.figures import data_figures, label_figures, matured, outcome_figures, score_figures
 from models.realised import auc, calibration, coverage, distribution, histogram, lift, light, roc
 
@@ -149,3 +150,72 @@ def test_rows_without_a_pd_are_left_out():
     assert told["total"]["rows"] == 2
     assert told["auc"]["value"] == 1
     assert outcome_figures(pd.DataFrame(), []) == {}
+
+
+def test_a_declined_auc_is_told_from_chance():
+    """Against the normal test on log-odds worked out here; the ECB's takes the first as given."""
+    from scipy.special import logit
+    from scipy.stats import norm
+
+    first, now = ({"value": v, "low": a, "high": b} for v, a, b in ((0.80, 0.78, 0.82), (0.70, 0.66, 0.74)))
+    told = realised.auc_decline(first, now)
+    widths = [(logit(one["high"]) - logit(one["low"])) / (2 * norm.ppf(0.975)) for one in (first, now)]
+    fall = logit(0.8) - logit(0.7)
+    assert told["p"] == pytest.approx(1 - norm.cdf(fall / widths[1]))
+    assert told["p_both"] == pytest.approx(1 - norm.cdf(fall / np.sqrt(widths[0] ** 2 + widths[1] ** 2)))
+    assert told["p"] < told["p_both"] < 0.001
+    assert realised.auc_decline(first, first)["p"] == pytest.approx(0.5)
+    assert realised.auc_decline(first, {"value": 1.0, "low": None, "high": None}) is None
+    assert realised.auc_decline(None, now) is None
+    alone = realised.auc_decline({"value": 0.8, "low": None, "high": None}, now)
+    assert (alone["p"], alone["p_both"]) == (pytest.approx(told["p"]), None)
+
+
+def test_a_planted_decline_is_found_and_chance_is_not_cried_at():
+    """Of samples of one population at most a twentieth are called declined; a noisier score is."""
+    rng = np.random.default_rng(11)
+
+    def area(noise: float) -> dict:
+        y = (rng.random(1500) < 0.15).astype(float)
+        return realised.auc(y, y + rng.normal(0, noise, 1500))
+
+    called = [realised.auc_decline(area(0.8), area(0.8))["p_both"] < 0.05 for _ in range(200)]
+    assert np.mean(called) < 0.09
+    assert realised.auc_decline(area(0.8), area(1.6))["p_both"] < 1e-4
+
+
+def test_lights_by_vintage_are_those_of_each_date_and_grade():
+    rows = pd.DataFrame(
+        {
+            "as_of": pd.to_datetime(["2024-01-01"] * 60 + ["2024-02-01"] * 60),
+            "grade": ["A"] * 30 + ["B"] * 30 + ["A"] * 60,
+            "pd": [0.1] * 30 + [0.01] * 30 + [0.1] * 60,
+            "outcome": [1] * 3 + [0] * 27 + [1] * 9 + [0] * 21 + [1] * 6 + [0] * 54,
+        }
+    )
+    first, second = realised.by_vintage(rows, ["A", "B"])
+    assert (first["vintage"], second["vintage"]) == ("2024-01-01", "2024-02-01")
+    assert first["by_grade"]["A"]["light"] == "green"
+    assert first["by_grade"]["B"]["light"] == "red"
+    assert set(second["by_grade"]) == {"A"}
+    assert second["total"]["rate"] == pytest.approx(0.1)
+    assert realised.by_vintage(rows.head(0), ["A"]) == []
+
+
+def test_the_band_of_a_curve_is_jeffreys_of_the_defaults_caught():
+    from scipy.stats import beta
+
+    points = realised.roc(np.array([1, 0, 1, 0, 0]), np.array([0.9, 0.8, 0.7, 0.2, 0.1]))
+    band = realised.roc_band(points, 2)
+    assert [b[0] for b in band] == [p[0] for p in points]
+    half = next(b for b, p in zip(band, points, strict=True) if p[1] == 0.5)
+    assert half[1:] == pytest.approx(beta.ppf([0.025, 0.975], 1.5, 1.5).tolist())
+    assert realised.roc_band([], 0) == []
+
+
+def test_rows_are_counted_by_month_and_by_broken_rule():
+    month = {"read": 10, "kept": 8, "quarantined": 2, "deduplicated": 0, "left_out": 0}
+    table = {**month, "rules": {"r": 2}, "months": {"2024-01": month}, "rules_by_month": {"2024-01": {"r": 2, "s": 0}}}
+    told = data_figures({"tables": {"t": table, "u": {**table, "rules_by_month": {}}}})
+    assert told["by_month"] == [{"month": "2024-01", **{name: 2 * n for name, n in month.items()}}]
+    assert told["broken"] == [{"table": "t", "rule": "r", "months": {"2024-01": 2}, "rows": 2}]

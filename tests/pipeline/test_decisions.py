@@ -307,6 +307,29 @@ def test_it_is_measured_whether_reasons_hold(here, monkeypatch):
     assert content("data/explain") == before
 
 
+def test_what_moved_the_score_adds_up_and_a_date_agrees_with_itself(here):
+    """The change of the average margin, here from the scorer itself, is the sum of what the families brought."""
+    explain.main()
+    held = json.loads(Path("data/explain/soundness.json").read_text())
+    shift = held["shift"]
+    frame = pq.read_table(score.FEATURES).to_pandas()
+    margins = Scorer.from_files(bundle.read(bundle.SCORER)).margins(frame)
+    mean = {back: margins[(frame["months_back"] == back).to_numpy()].mean() for back in (0, shift["back"])}
+    assert shift["margin_now"] - shift["margin_then"] == pytest.approx(mean[0] - mean[shift["back"]], abs=1e-7)
+    assert sum(each["log_odds"] for each in shift["families"]) == pytest.approx(mean[0] - mean[shift["back"]], abs=1e-7)
+    assert shift["points"] * (mean[0] - mean[shift["back"]]) < 0  # more risk, fewer points
+    assert held["months"]["1"]["customers"] == CUSTOMERS
+    assert 0 < held["months"]["12"]["first"] <= held["months"]["12"]["first_among_four"] <= 1
+    same = pq.read_table(score.FEATURES, filters=pc.field("months_back") == 0)
+    then = [same.set_column(2, "months_back", pa.array([b] * same.num_rows, same["months_back"].type)) for b in (0, 1)]
+    assert same.column_names[2] == "months_back"
+    pq.write_table(pa.concat_tables(then), score.FEATURES)
+    explain.main()
+    held = json.loads(Path("data/explain/soundness.json").read_text())
+    assert held["months"]["1"]["first"] == held["months"]["1"]["shared"] == 1.0
+    assert held["shift"]["points"] == pytest.approx(0, abs=1e-9)
+
+
 def test_chinese(here):
     """One parameter changes every sentence."""
     Path("params.yaml").write_text("source: simulated\nlanguage: zh\n")

@@ -27,7 +27,7 @@ BESIDES = {
     "score": {"featurise.engine"},  # on Spark, executors score
     "explain": {"language", "featurise.engine"},
     "decide": {"language"},
-    "monitor": {"source"},
+    "monitor": {"source", "featurise.protected"},  # whom it compares for fairness
     "report": {"language"},
     "publish": {"source"},
 }

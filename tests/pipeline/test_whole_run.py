@@ -316,6 +316,9 @@ def test_mlflow_has_one_run_a_model_and_one_a_publication_linked_by_tags(world):
     assert publication[0].data.metrics["explain.agreement.all.first"] == held["agreement"]["all"]["first"]
     assert publication[0].data.metrics["explain.counterfactual.feature.lowered"] > 0.5
     assert publication[0].data.params["explain.agreement.models"] == str(held["agreement"]["models"])
+    monitored = json.loads((world.folder / "data/monitor/metrics.json").read_text())
+    assert publication[0].data.metrics["monitor.portfolio.mean_pd"] == pytest.approx(monitored["portfolio.mean_pd"])
+    assert "figures.json" in {item.path for item in client.list_artifacts(publication[0].info.run_id)}
     logged = {item.path for item in client.list_artifacts(training[0].info.run_id, "plots")}
     assert {"plots/roc.png", "plots/calibration.png", "plots/lift.png"} <= logged
     whole = {item.path for item in client.list_artifacts(publication[0].info.run_id, "report")}
@@ -455,7 +458,7 @@ def test_a_stop_check_refuses_to_publish_with_code_3(world):
         (world.folder / "params.yaml").write_text(saved)
     assert refused.returncode == 3, refused.stdout[-2000:] + refused.stderr[-2000:]
     assert published(world) == before
-    assert (world.folder / "data/report/index.html").exists()
+    assert "Publication is refused: 1 check of severity stop" in (world.folder / "data/report/index.html").read_text()
     assert world.pipeline("run").returncode == 0
     assert published(world) == before
 
