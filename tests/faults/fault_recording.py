@@ -1,0 +1,60 @@
+"""A plugin of pytest that notes what became of every test of a fault: `-p fault_recording`, as `make test-faults` does.
+
+A test says which cases of the catalogue it is of by `@pytest.mark.fault("A1", ...)`, wherever it stands. Outcomes are
+gathered in .run/faults.json (or FAULT_RESULTS), test by test, so that a part can be run again; `fault_table.py` makes
+the table of them. An expected failure is a fault that is not held.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+SEED = "FAULT_SEED"
+
+
+def results_file(root: Path) -> Path:
+    """Return where outcomes are kept."""
+    return Path(os.environ.get("FAULT_RESULTS", root / ".run" / "faults.json"))
+
+
+def pytest_report_header() -> str:
+    """Print the one seed from which every test of a fault draws."""
+    return f"faults: {SEED}={os.environ.get(SEED, '1')} (set it to replay)"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        cases = {case for mark in item.iter_markers("fault") for case in mark.args}
+        if cases:
+            item.user_properties.append(("fault", sorted(cases)))
+
+
+class Recorder:
+    """Gathers outcomes in the process that directs the others."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        cases = dict(report.user_properties).get("fault")
+        if not cases:
+            return
+        before = self.found.get(report.nodeid, [cases, "passed"])[1]
+        outcome = "failed" if hasattr(report, "wasxfail") and report.skipped else report.outcome
+        worst = min(before, outcome, key=("failed", "skipped", "passed").index)
+        self.found[report.nodeid] = [cases, worst]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        path = results_file(session.config.rootpath)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | self.found, indent=0, sort_keys=True))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(), "fault-recorder")
