@@ -179,6 +179,7 @@ def _attempt(
 def _write(params: Params, build: Any, order: list[str], out: Path) -> None:
     """Write every table and the account of all rows; refuse what breaks the limits."""
     from features.staging import output_columns
+    from pipeline.carried import alike
 
     mapping, quality, described = build.mapping, {}, {}
     for table in order:
@@ -200,6 +201,9 @@ def _write(params: Params, build: Any, order: list[str], out: Path) -> None:
             "rows": quality[table]["kept"],
         }
         _tell(table, quality[table], months)
+        several = alike(build, table)
+        if several:
+            say("ingest", f"{table}: identifiers that differ in case, blanks or form alone, kept apart", found=several)
     newest = _newest_known(build.connection, described, out)
     write_json(out / "tables.json", described)
     write_json(

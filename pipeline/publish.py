@@ -46,7 +46,8 @@ INPUTS = (
     Path("params.yaml"), Path("dvc.lock"), Path("requirements/run.lock"), Path("data/overrides.csv"), CONTRACT,
     Path("data/ingest/ledger.json"), Path("data/promote/verdict.json"), Path("data/evaluate"), Path("data/select"),
 )  # fmt: skip
-FORMULA = r"^\s*[=+\-@\t\r\x00]"  # what a spreadsheet would run (OWASP ASVS 1.2.10)
+# What a spreadsheet would run (OWASP ASVS 1.2.10), in full width too, behind blanks and signs that nobody sees.
+FORMULA = r"^[\s\pZ\pC]*[=+\-@＝＋－＠]|^\s*[\t\r\x00]"
 
 
 class Params(Section):

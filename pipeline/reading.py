@@ -24,7 +24,7 @@ from pipeline.earlier import Earlier, Rebuild
 from pipeline.holding import Holding, too_many
 from pipeline.lines import lines_above
 from pipeline.packed import look_through
-from pipeline.pieces import REJECTS, TEXTS, UNQUOTED, Piece, Raw, Reject, header_faults, swallows
+from pipeline.pieces import REJECTS, TEXTS, UNQUOTED, Piece, Raw, Reject, header_faults, headless, swallows
 from pipeline.raw import HEAD, RawFile, RawReader, is_utf8, read_head, select_files, unreadable
 
 
@@ -213,6 +213,14 @@ class Reading:
                     faults += [problem for problem in query.problems if problem not in faults]
                     others = [other for other in joined.values() if other]
                     self.pieces.append(Piece(table, number, numbered - len(parts) + entry, raw, query, others))
+                if faults and headless(block, raw):  # the faults would quote the first row
+                    must, files = "files with a header, as the mapping reads them", raw.files[:5]
+                    missing.append(
+                        Problem(f"{place}: {', '.join(file.name for file in files)}", must,
+                                "a first line that names no column of the mapping",
+                                "Deliver them with it, or state `header: false` and `names` under `format`.")
+                    )  # fmt: skip
+                    continue
                 wrong += faults
         if wrong:
             raise ConfigurationRefused([*wrong, *missing])

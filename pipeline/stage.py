@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from features.errors import Problem, Refusal, ResourceRefused
+from features.errors import Problem, Refusal, ResourceRefused, plain
 
 T = TypeVar("T")
 RECORD = "BELLWETHER_FAILURE_RECORD"  # set by `python -m pipeline run`: where a stage leaves its exit code
@@ -21,7 +21,7 @@ def say(stage: str, what: str, **counts: float | str) -> None:
     """Print one line: what was read, kept, dropped or written, in counts (never a customer's value)."""
     parts = [f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value}"
              for name, value in counts.items()]  # fmt: skip
-    print(f"{stage:<9} {what}{': ' if parts else ''}{', '.join(parts)}", flush=True)
+    print(plain(f"{stage:<9} {what}{': ' if parts else ''}{', '.join(parts)}"), flush=True)
 
 
 def progress(stage: str, items: Iterable[T], total: int, what: str) -> Iterator[T]:

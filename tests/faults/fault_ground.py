@@ -165,7 +165,7 @@ class Shop:
         for word in words:
             assert re.search(word, found.err), (word, found.err)
         for hidden in (*CUSTOMERS, *([secret] if secret else [])):
-            assert hidden not in found.said, hidden
+            assert hidden not in found.said, (hidden, found.said)
         assert "Traceback" not in found.err
         assert not (self.folder / "data/ingest/ledger.json").exists(), "a refused delivery counts as ingested"
         return found
