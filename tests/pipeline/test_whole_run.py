@@ -314,6 +314,7 @@ assert scored["score"].tolist() == table["score"].tolist()
     assert loaded.returncode == 0, loaded.stderr[-3000:]
 
 
+@pytest.mark.fault("G3")
 def test_no_file_of_the_model_is_a_pickle(world):
     for folder in ("mlruns", "data/promote", "data/train"):
         for path in (world.folder / folder).rglob("*"):
@@ -364,6 +365,7 @@ def test_bad_configuration_ends_with_its_code_one_sentence_and_the_old_table(wor
     assert published(world) == before
 
 
+@pytest.mark.fault("F4")
 def test_a_second_run_is_refused_while_one_holds_the_workspace(world):
     import fcntl
 
@@ -412,6 +414,7 @@ def test_an_experiment_touches_neither_current_nor_the_champion(world):
     assert not json.loads((world.folder / "data/promote/scorer/manifest.json").read_text())["experiment"]
 
 
+@pytest.mark.fault("D5")
 def test_a_new_delivery_publishes_a_new_table_and_retrains_nothing(world):
     before = published(world)
     training = digests(world.folder, "featurise/training", "select", "tune", "train", "calibrate", "evaluate")
@@ -448,6 +451,7 @@ def test_old_versions_are_rebuilt_byte_for_byte_from_what_pruning_leaves(world):
 
 
 @pytest.mark.slow
+@pytest.mark.fault("G7")
 def test_a_sink_that_is_away_ends_the_run_with_8_and_the_next_run_serves_it(world):
     saved, link = (world.folder / "params.yaml").read_text(), published(world)
     world.set_params({"publish": {"postgres": "BELLWETHER_URL"}})
@@ -524,6 +528,7 @@ def test_another_source_and_back_leaves_no_row_of_the_one_in_the_other(world):
 @pytest.mark.parametrize(
     ("fault", "content"), [("an empty file", ""), ("a header alone", "id,debt,age,bad\n"), ("no file", None)]
 )
+@pytest.mark.fault("A10")
 def test_a_source_without_rows_ends_with_code_2_and_the_old_table(world, fault, content):
     before, saved = published(world), (world.folder / "params.yaml").read_text()
     flat_file(world)
@@ -540,6 +545,7 @@ def test_a_source_without_rows_ends_with_code_2_and_the_old_table(world, fault, 
     assert published(world) == before
 
 
+@pytest.mark.fault("G1")
 def test_verify_names_a_changed_file_with_code_7(world):
     assert world.pipeline("verify").returncode == 0
     target = world.folder / CURRENT / "scored_customers.csv"
