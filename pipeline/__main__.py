@@ -72,9 +72,10 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     del arguments
-    from pipeline import sinks, versions
+    from pipeline import held, sinks, versions
 
-    code = versions.verify()
+    count, problems = held.faults()
+    code = versions.verify(problems, count)
     sinks.verify()
     return code
 
@@ -146,7 +147,11 @@ def parser() -> argparse.ArgumentParser:
     add("retrain", _retrain, "Move train.until to the run's as_of in params.yaml, then run.")
     status = add("status", _status, "Say what is published, how old, from which model and data.")
     status.add_argument("--max-age", type=_span, help="exit with 3 where as_of is older: 35d, 48h")
-    add("verify", _verify, "Re-hash the published versions and the champion; compare the sink with what is current.")
+    add(
+        "verify",
+        _verify,
+        "Re-hash versions, champions, DVC's cache and outputs; compare the sink with what is current.",
+    )
     add("rebuild", _rebuild, "Bring a pruned version back, byte for byte, from its manifest.").add_argument("run_id")
     swept = add("gc", _gc, "Prune old tables and cache by the policy in params.yaml (publish.keep_...).")
     swept.add_argument("--dry-run", action="store_true", help="say what would go, and leave it")

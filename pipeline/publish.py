@@ -213,27 +213,31 @@ def write() -> Written:
 
     versions.VERSIONS.mkdir(parents=True, exist_ok=True)
     scratch = fresh(versions.VERSIONS / f".tmp-{run_id}")
-    metadata = {
-        "bellwether.contract_version": "1",
-        "bellwether.source": source,
-        "bellwether.horizon_months": str(decided["horizon_months"]),
-        "bellwether.run_id": run_id,
-    }
-    _write_table(published, scratch, metadata)
-    _audit_bytes(scratch, published)
-    _write_statement(scratch)
-    moved = changes.between(before, published)
-    pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
-    for path in (Path("data/report"), SCORER):
-        _copy(path, scratch)
-    for path in (Path("data/decide/alerts.parquet"), CONTRACT):
-        _copy(path, scratch)
-    for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), Path(decided["policy"])):
-        _copy(path, scratch / "inputs" / path.parent)
-    versions.write_manifest(
-        scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),
-        uncommitted=tracking.uncommitted_code(), horizon_months=decided["horizon_months"], experiment=experiment,
-    )  # fmt: skip
+    try:
+        metadata = {
+            "bellwether.contract_version": "1",
+            "bellwether.source": source,
+            "bellwether.horizon_months": str(decided["horizon_months"]),
+            "bellwether.run_id": run_id,
+        }
+        _write_table(published, scratch, metadata)
+        _audit_bytes(scratch, published)
+        _write_statement(scratch)
+        moved = changes.between(before, published)
+        pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
+        for path in (Path("data/report"), SCORER):
+            _copy(path, scratch)
+        for path in (Path("data/decide/alerts.parquet"), CONTRACT):
+            _copy(path, scratch)
+        for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), Path(decided["policy"])):
+            _copy(path, scratch / "inputs" / path.parent)
+        versions.write_manifest(
+            scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),
+            uncommitted=tracking.uncommitted_code(), horizon_months=decided["horizon_months"], experiment=experiment,
+        )  # fmt: skip
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)  # what a full disk cut short is no version
+        raise
     return Written(scratch, run_id, facts, decided, published, compared, moved.num_rows)
 
 

@@ -12,9 +12,11 @@ import importlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -48,8 +50,10 @@ def owned() -> Iterator[None]:
         except BlockingIOError:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
+            since = datetime.fromtimestamp(os.fstat(handle.fileno()).st_mtime, UTC)  # it wrote its number when it began
+            found = f"a run of process {owner}, begun {since:%Y-%m-%d %H:%M:%S} UTC"
             raise BusyRefused(
-                Problem("workspace", "free of other runs", f"a run of process {owner}", "Wait for it, then run again.")
+                Problem("workspace", "free of other runs", found, "Wait for it, then run again.")
             ) from None
         handle.seek(0)
         handle.truncate()
@@ -72,6 +76,7 @@ def preflight() -> None:
             if first is None or refusal.exit_code > first.exit_code:
                 first = refusal  # configuration (4) explains data (2), not the other way round
 
+    _refuse_open_doors()
     read_params()
     collect(resolved_as_of)
     for stage in STAGES:
@@ -87,6 +92,19 @@ def preflight() -> None:
     if free < LEAST_FREE_BYTES:
         found = f"{free // 2**20} MiB free"
         raise ResourceRefused(Problem("disk", f"at least {LEAST_FREE_BYTES // 2**20} MiB free", found, "Free space."))
+
+
+def _refuse_open_doors() -> None:
+    """Refuse (exit code 4) folders in which any user of the machine may plant a file that a run then trusts."""
+    private = (STATE, Path(".dvc"), Path(".dvc/cache"), Path(".dvc/tmp"), Path(".dvc/tmp/site"), Path("mlruns"),
+               Path("data"), Path("data/promote"), Path("data/publish"), Path("data/journal"))  # fmt: skip
+    wide = [folder for folder in private if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH]
+    if wide:
+        raise ConfigurationRefused(
+            Problem(str(folder), "closed to writing by every user", f"mode {stat.S_IMODE(folder.stat().st_mode):04o}",
+                    f"chmod o-w {folder}")
+            for folder in wide
+        )  # fmt: skip
 
 
 def _preflight_source() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from features.errors import Problem, Refusal, ResourceRefused, plain
 
 T = TypeVar("T")
+DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
 RECORD = "BELLWETHER_FAILURE_RECORD"  # set by `python -m pipeline run`: where a stage leaves its exit code
 
 
@@ -70,14 +72,21 @@ def resources(where: str) -> Iterator[None]:
         raise ResourceRefused(
             Problem(where, "enough memory and the right to write", type(error).__name__, "Free some or set the rights.")
         ) from error
-    except OSError as error:
-        if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
-            raise ResourceRefused(
-                Problem(
-                    where, "a writable disk with free space", os.strerror(error.errno), "Free space, then run again."
-                )
-            ) from error
-        raise
+    except Exception as error:
+        found = next((os.strerror(number) for number in DISK if _is(error, number)), None)
+        if found is None:
+            raise
+        free = f"{shutil.disk_usage('.').free >> 20:,} MiB free"
+        raise ResourceRefused(
+            Problem(where, "a writable disk with free space", f"{found} ({free})", "Free space, then run again.")
+        ) from error
+
+
+def _is(error: Exception, number: int) -> bool:
+    """Tell whether an error is one of the disk: Python's own, or what an engine makes of it in words."""
+    if isinstance(error, OSError):
+        return error.errno == number or (error.errno is None and os.strerror(number) in str(error))
+    return type(error).__name__ == "IOException" and os.strerror(number) in str(error)
 
 
 def report_refusal(stage: str, refusal: Refusal) -> None:
