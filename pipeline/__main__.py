@@ -185,9 +185,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` and return the exit code."""
+    from pipeline.stage import resources
+
     arguments = parser().parse_args(argv)
     try:
-        code: int = arguments.action(arguments)
+        with resources(arguments.command):
+            code: int = arguments.action(arguments)
     except Refusal as refusal:
         for problem in refusal.problems:
             print(f"{arguments.command}: {problem.sentence()}", file=sys.stderr)

@@ -43,6 +43,7 @@ LEAST_FREE_BYTES = 200 * 2**20
 @contextlib.contextmanager
 def owned() -> Iterator[None]:
     """Hold the workspace's lock; refuse at once (exit code 6), naming the owner, where another run holds it."""
+    os.umask(os.umask(0) | stat.S_IWOTH)  # whatever the caller's, nothing that a run writes is open to every user
     STATE.mkdir(mode=0o700, exist_ok=True)
     with (STATE / "lock").open("a+", encoding="utf-8") as handle:
         try:
