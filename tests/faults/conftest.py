@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
-from fault_ground import Shop
+from fault_ground import QUICK, Shop, lay_out_flat
+from workspaces import Workspace, copy_project
 
 HERE = Path(__file__).parent
 
@@ -43,3 +46,35 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: random.Random) -
     monkeypatch.setenv("BELLWETHER_FAILURE_RECORD", str(tmp_path / "failure.json"))
     monkeypatch.chdir(project)
     return Shop(project, scratch, tmp_path / "failure.json", draw)
+
+
+@pytest.fixture(scope="session")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which a small source was run and published, without network where the machine can cut it off.
+
+    FAULT_LENDER may name one that stands, to spare the run while a test is written.
+    """
+    standing = os.environ.get("FAULT_LENDER")
+    if standing:
+        return Workspace(Path(standing))
+    workspace = copy_project(tmp_path_factory.mktemp("lender") / "project")
+    lay_out_flat(workspace.folder, random.Random(os.environ.get("FAULT_SEED", "1")))
+    workspace.set_params(QUICK)
+    alone = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode == 0
+    python = str(workspace.folder / ".venv/bin/python")
+    done = workspace.run(*(["unshare", "-n"] if alone else []), python, "-m", "pipeline", "run", timeout=1800)
+    (workspace.folder / ".run/log.txt").write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    if not alone:
+        (workspace.folder / ".run/with-network").touch()
+    return workspace
+
+
+@pytest.fixture
+def book(lender: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Return a copy of that workspace, as the present folder."""
+    folder = tmp_path / "book"
+    shutil.copytree(lender.folder, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("BELLWETHER_FAILURE_RECORD", str(tmp_path / "failure.json"))
+    return Workspace(folder)

@@ -198,3 +198,34 @@ class Shop:
     def tables(self) -> dict[str, str]:
         """Return what stands in data/ingest/tables, by hash."""
         return tree(self.folder / "data/ingest/tables")
+
+
+CANARY = "CANARY-"
+WORDS = ("Kanarie-Wort-A", "Kanarie-Wort-B")
+QUICK = {
+    "source": "flat", "tune": {"trials": 2, "max_rounds": 30, "repeats": 1}, "train": {"seeds": 1},
+    "evaluate": {"folds": 2, "repeats": 1}, "explain": {"refits": 2, "tried_customers": 50},
+}  # fmt: skip
+FLAT = """name: flat
+currency: EUR
+as_of: 2024-01-01
+tables:
+  observations:
+    files: applicants.csv
+    columns: {customer_id: id, outcome: bad}
+    attributes: {numeric: {debt: debt, age: age}, categorical: {word: word}}
+"""
+
+
+def lay_out_flat(folder: Path, draw: random.Random, rows: int = 400) -> None:
+    """Write a source of one flat file whose identifiers and words are canaries."""
+    import math
+
+    lines = ["id,debt,age,word,bad"]
+    for number in range(rows):
+        debt = draw.gammavariate(2, 1)
+        bad = int(draw.random() < 1 / (1 + math.exp(2.2 - debt)))
+        lines.append(f"{CANARY}{number:05d},{debt:.3f},{draw.randint(20, 70)},{draw.choice(WORDS)},{bad}")
+    (folder / "data/raw/flat").mkdir(parents=True)
+    (folder / "data/raw/flat/applicants.csv").write_text("\n".join(lines) + "\n")
+    (folder / "data/sources/flat.yaml").write_text(FLAT)

@@ -22,7 +22,14 @@ fault = pytest.mark.fault
 def rows(outcome, **columns) -> pd.DataFrame:
     count = len(outcome)
     given = {"x": np.arange(count) % 7 * 1.0, **columns}
-    return pd.DataFrame({"customer_id": [f"c{n:05d}" for n in range(count)], "as_of": pd.Timestamp("2020-01-01"), "outcome": outcome, **given})
+    return pd.DataFrame(
+        {
+            "customer_id": [f"c{n:05d}" for n in range(count)],
+            "as_of": pd.Timestamp("2020-01-01"),
+            "outcome": outcome,
+            **given,
+        }
+    )
 
 
 @fault("E3")
@@ -98,7 +105,9 @@ def test_a_pd_that_is_none_is_not_published(value):
 
     from models.contract import TableContract, check_table
 
-    contract = TableContract.from_json(Path(__file__).parents[2].joinpath("data/contracts/scored_customers.v1.json").read_text())
+    contract = TableContract.from_json(
+        Path(__file__).parents[2].joinpath("data/contracts/scored_customers.v1.json").read_text()
+    )
     (column,) = [column for column in contract.columns if column.name == "pd_12m"]
     alone = contract.model_copy(update={"columns": (column,), "grain": ("pd_12m",), "order": ("pd_12m",), "rules": ()})
     problems = check_table(pa.table({"pd_12m": pa.array([0.5, value], pa.float64(), from_pandas=False)}), alone)
@@ -113,7 +122,9 @@ def test_a_pd_outside_the_open_interval_stops_publication(invalid):
     from models.checks import Limits, run_checks
 
     (found,) = [
-        each for each in run_checks({"scores": {"customers": 400, "invalid_pd": invalid}}, Limits()) if each["code"] == "M002"
+        each
+        for each in run_checks({"scores": {"customers": 400, "invalid_pd": invalid}}, Limits())
+        if each["code"] == "M002"
     ]
     assert (found["severity"], found["answer"]) == ("stop", "found")
 

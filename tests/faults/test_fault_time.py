@@ -65,7 +65,13 @@ def test_months_before_of_many_dates_are_those_of_a_calendar_by_hand(draw):
         year, month = index // 12, index % 12 + 1
         return dt.date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
 
-    odd = [dt.date(2024, 2, 29), dt.date(2023, 2, 28), dt.date(2000, 2, 29), dt.date(2024, 12, 31), dt.date(2021, 3, 31)]
+    odd = [
+        dt.date(2024, 2, 29),
+        dt.date(2023, 2, 28),
+        dt.date(2000, 2, 29),
+        dt.date(2024, 12, 31),
+        dt.date(2021, 3, 31),
+    ]
     days = odd + [dt.date(2000, 1, 1) + dt.timedelta(days=draw.randrange(12000)) for _ in range(55)]
     for day in days:
         for months in (1, 3, 6, 12, 13, 24):
@@ -88,7 +94,12 @@ def test_zone_locale_and_threads_change_no_byte(shop):
             "OMP_NUM_THREADS": str(1 + number % 2),
         }  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-m", "pipeline.ingest"], env=environment, cwd=shop.folder, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "pipeline.ingest"],
+            env=environment,
+            cwd=shop.folder,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         trees.add(tuple(sorted(shop.tables().items())))
@@ -154,7 +165,9 @@ def test_a_row_counts_strictly_before_the_date(column, offset, seen):
 
     as_of = dt.date(2021, 3, 1)
     day = as_of + dt.timedelta(days=offset)
-    event, known = (day, max(day, as_of - dt.timedelta(days=1))) if column == "event_on" else (dt.date(2021, 2, 20), day)
+    event, known = (
+        (day, max(day, as_of - dt.timedelta(days=1))) if column == "event_on" else (dt.date(2021, 2, 20), day)
+    )
     table = drawn(
         "transactions",
         f"""
