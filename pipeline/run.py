@@ -38,6 +38,7 @@ from pipeline.stage import RECORD, read_json
 
 STATE = Path(".run")
 LEAST_FREE_BYTES = 200 * 2**20
+RESERVED = 16 * 2**10  # bytes for the record of a refusal
 
 
 @contextlib.contextmanager
@@ -97,7 +98,7 @@ def preflight() -> None:
 
 def _refuse_open_doors() -> None:
     """Refuse (exit code 4) folders in which any user of the machine may plant a file that a run then trusts."""
-    private = (STATE, Path(".dvc"), Path(".dvc/cache"), Path(".dvc/tmp"), Path(".dvc/tmp/site"), Path("mlruns"),
+    private = (STATE, Path(".dvc"), Path(".dvc/cache"), Path(".dvc/tmp"), Path("mlruns"),
                Path("data"), Path("data/promote"), Path("data/publish"), Path("data/journal"))  # fmt: skip
     wide = [folder for folder in private if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH]
     if wide:
@@ -139,8 +140,20 @@ def heal() -> None:
     rwlock = Path(".dvc/tmp/rwlock")
     if rwlock.exists() and not _readable(rwlock):
         rwlock.unlink()  # a kill left it torn: every later `dvc repro` would exit 255. DVC drops dead owners itself
+    _close_site_cache()
     for litter in Path("data/publish").glob("versions/.tmp-*"):
         shutil.rmtree(litter, ignore_errors=True)
+
+
+def _close_site_cache() -> None:
+    """Have DVC's site cache closed to others: DVC makes it open to every user and unpickles what lies in it.
+
+    One that was open is emptied, since nobody knows who wrote there; it only spares DVC some hashing.
+    """
+    site = Path(".dvc/tmp/site")
+    if site.is_dir() and site.stat().st_mode & (stat.S_IWOTH | stat.S_IWGRP):
+        shutil.rmtree(site)
+    site.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _group_members(group: int) -> list[int]:
@@ -178,7 +191,7 @@ def dvc(*arguments: str) -> int:
     A signal to this process ends the whole group. A stage that refuses leaves its code in a record that this reads.
     """
     failure = (STATE / "failure.json").resolve()
-    failure.unlink(missing_ok=True)
+    failure.write_bytes(b" " * RESERVED)  # a stage that finds the disk full must still be able to say so
     environment = dict(os.environ) | {RECORD: str(failure), "PYTHONUNBUFFERED": "1"}
     executable = Path(sys.executable).parent / "dvc"
     child = subprocess.Popen([str(executable), *arguments], env=environment, start_new_session=True)
@@ -204,7 +217,7 @@ def dvc(*arguments: str) -> int:
         return 128 + received[0]
     if code == 0:
         return 0
-    if failure.exists():
+    if _readable(failure):
         return int(read_json(failure)["exit_code"])
     return 128 - code if code < 0 else 1
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -86,7 +86,7 @@ def _is(error: Exception, number: int) -> bool:
     """Tell whether an error is one of the disk: Python's own, or what an engine makes of it in words."""
     if isinstance(error, OSError):
         return error.errno == number or (error.errno is None and os.strerror(number) in str(error))
-    return type(error).__name__ == "IOException" and os.strerror(number) in str(error)
+    return type(error).__module__.endswith("duckdb") and os.strerror(number) in str(error)
 
 
 def report_refusal(stage: str, refusal: Refusal) -> None:
@@ -95,10 +95,12 @@ def report_refusal(stage: str, refusal: Refusal) -> None:
         print(f"{stage}: {problem.sentence()}", file=sys.stderr, flush=True)
     record = os.environ.get(RECORD)
     if record:
-        write_json(
-            Path(record),
-            {"stage": stage, "exit_code": refusal.exit_code, "problems": [p.record() for p in refusal.problems]},
-        )
+        facts = {"stage": stage, "exit_code": refusal.exit_code, "problems": [p.record() for p in refusal.problems]}
+        try:
+            write_json(Path(record), facts)
+        except OSError:  # a full disk: `run` reserved room for the code at least
+            with suppress(OSError):
+                write_json(Path(record), facts | {"problems": []})
 
 
 def execute(stage: str, main: Callable[[], None]) -> NoReturn:

@@ -155,7 +155,8 @@ def test_an_orphan_of_a_killed_dvc_is_ended_before_the_next_run(how, book):
         ["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert child.stdout
-    orphan = int(child.stdout.readline())
+    with child.stdout:
+        orphan = int(child.stdout.readline())
     (run.STATE / "group").write_text(f"{child.pid} {run._started(child.pid)}")
     os.kill(child.pid, how)
     child.wait()
@@ -321,7 +322,9 @@ def test_a_disk_that_fills_up_anywhere_in_ingest(shop, tmp_path, monkeypatch):
             if found.code == 0:
                 break
             assert found.code == 5, found.said
-            assert not Path("data/ingest/ledger.json").exists()
+            if Path("data/ingest/ledger.json").exists():  # then all that it answers for stands
+                stated = json.loads(Path("data/ingest/ledger.json").read_text())["outputs"]
+                assert stated.items() <= tree(Path("data/ingest")).items()
         assert codes[-1] == 0
         assert len(codes) > 3
         assert tree(Path("data/ingest/tables")) == right
@@ -346,19 +349,19 @@ def test_an_error_of_the_disk_at_the_nth_write_of_publish(lasting, number, book,
 
         return call
 
-    step = 1 if lasting is False and number == errno.EIO else 7
-    for nth in range(1, 1000, step):
+    step = 3 if lasting is False and number == errno.EIO else 19
+    for nth in range(1, 2000, step):
         left[0] = nth
         with monkeypatch.context() as patched:
             patched.setattr(versions, "sync", failing(versions.sync))
             patched.setattr(shutil, "copyfile", failing(shutil.copyfile))
             patched.setattr(Path, "write_text", failing(Path.write_text))
             patched.setattr(pq, "write_table", failing(pq.write_table))
-            found = ended("publish", publish.main, Path("/dev/null") if False else tmp_path / "failure.json")
+            found = ended("publish", publish.main, tmp_path / "failure.json")
         if found.code == 0:
             break
         assert found.code == 5, found.said
-        assert whole() in (before, whole())
+        whole()
         run.heal()
         assert not list(versions.VERSIONS.glob(".tmp-*"))
     assert nth > step
@@ -419,8 +422,20 @@ def test_a_folder_open_to_every_user_is_refused(folder, book):
 
 
 @fault("G8")
+def test_a_site_cache_that_was_open_is_emptied_and_closed(book):
+    site = Path(".dvc/tmp/site")
+    (site / "repo").mkdir(parents=True, exist_ok=True)
+    (site / "repo/planted").touch()
+    site.chmod(0o777)
+    run.heal()
+    assert list(site.iterdir()) == []
+    assert not site.stat().st_mode & 0o077
+
+
+@fault("G8")
 def test_dvc_keeps_its_site_cache_in_the_workspace(lender):
     assert "site_cache_dir = .dvc/tmp/site" in (lender.folder / ".dvc/config").read_text()
+    assert not (lender.folder / ".dvc/tmp/site").stat().st_mode & 0o077
     assert not (lender.folder / "mlruns").stat().st_mode & 0o077
     assert not (lender.folder / ".run").stat().st_mode & 0o077
 
