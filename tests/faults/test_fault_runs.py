@@ -55,8 +55,8 @@ def bytes_of(folder: Path) -> dict[str, str]:
 # --- F1, F2: kills
 
 CODE = {
-    "publish": "from pipeline import publish as stage; publish_track = setattr(stage, '_track', lambda *a: None)",
-    "promote": "from pipeline import promote as stage; setattr(stage, '_track', lambda *a: None)",
+    "publish": "from pipeline import publish as stage; publish_track = setattr(stage, '_track', lambda *_: None)",
+    "promote": "from pipeline import promote as stage; setattr(stage, '_track', lambda *_: None)",
     "ingest": "from pipeline import ingest as stage; import pipeline.build",
     "tune": "from pipeline import tune as stage; import optuna, lightgbm",
 }
@@ -227,11 +227,11 @@ def test_of_six_that_start_at_once_one_runs_and_five_are_busy(book):
 @fault("F5")
 def test_data_is_on_the_disk_before_anything_points_to_it(book, monkeypatch):
     republish()
-    monkeypatch.setattr(publish, "_track", lambda *a: None)
+    monkeypatch.setattr(publish, "_track", lambda *_: None)
     log: list[tuple[str, str]] = []
     fsync, rename, replace = os.fsync, Path.rename, Path.replace
     monkeypatch.setattr(
-        os, "fsync", lambda fd: (log.append(("sync", os.readlink(f"/proc/self/fd/{fd}"))), fsync(fd))[1]
+        os, "fsync", lambda fd: (log.append(("sync", str(Path(f"/proc/self/fd/{fd}").readlink()))), fsync(fd))[1]
     )
     monkeypatch.setattr(Path, "rename", lambda p, t: (log.append(("rename", str(Path(t).absolute()))), rename(p, t))[1])
     monkeypatch.setattr(
@@ -270,7 +270,7 @@ def disk(place: Path, size: int):
 def test_a_disk_that_fills_up_anywhere_in_publish(book, tmp_path, monkeypatch):
     """64 KiB more each time until it succeeds: exit code 5, the old table whole, no litter."""
     republish()
-    monkeypatch.setattr(publish, "_track", lambda *a: None)
+    monkeypatch.setattr(publish, "_track", lambda *_: None)
     size = sum(
         path.stat().st_size + 4096 for path in book.folder.rglob("*") if path.is_file() and not path.is_symlink()
     )
@@ -337,7 +337,7 @@ def test_an_error_of_the_disk_at_the_nth_write_of_publish(lasting, number, book,
     """N counts up until it succeeds, over what Python writes, copies and syncs."""
     republish()
     before = whole()
-    monkeypatch.setattr(publish, "_track", lambda *a: None)
+    monkeypatch.setattr(publish, "_track", lambda *_: None)
     left = [0]
 
     def failing(real):
@@ -382,8 +382,8 @@ def test_a_disk_that_is_closed_to_writing(book, tmp_path):
 
 @fault("F7")
 def test_no_right_to_write_is_seen_before_any_work(book, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: "publish" not in str(path))
-    monkeypatch.setattr(run, "dvc", lambda *a: pytest.fail("work began"))
+    monkeypatch.setattr(os, "access", lambda path, _mode: "publish" not in str(path))
+    monkeypatch.setattr(run, "dvc", lambda *_: pytest.fail("work began"))
     assert command_line.main(["run"]) == 5
 
 
@@ -406,7 +406,7 @@ def test_a_publication_behind_a_link_is_published_there(book, tmp_path, monkeypa
     Path("data/publish").symlink_to(tmp_path / "elsewhere")
     republish()
     before = whole()
-    monkeypatch.setattr(publish, "_track", lambda *a: None)
+    monkeypatch.setattr(publish, "_track", lambda *_: None)
     publish.main()
     assert whole() != before
     assert whole(tmp_path / "elsewhere") == whole()
@@ -528,7 +528,7 @@ def test_an_edit_of_the_same_size_and_time_is_named(name, book, draw):
     path.write_bytes(bytes(data))
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert command_line.main(["verify"]) == 7
-    count, problems = held.faults()
+    _, problems = held.faults()
     told = [*problems, *(p for folder in versions.folders() for p in versions.faults(folder)),
             *versions.faults(Path("data/promote/champion/flat"))]  # fmt: skip
     assert any(Path(problem.where).resolve() == path.resolve() for problem in told)
@@ -612,7 +612,7 @@ def test_mlflow_may_not_read_a_pickle():
 
 @fault("E12")
 def test_figures_of_another_model_are_refused(book, tmp_path, monkeypatch):
-    monkeypatch.setattr(promote, "_track", lambda *a: None)
+    monkeypatch.setattr(promote, "_track", lambda *_: None)
     assert ended("promote", promote.main, tmp_path / "failure.json").code == 0
     before = tree(Path("data/promote"))
     metrics = json.loads(Path("data/evaluate/metrics.json").read_text())
