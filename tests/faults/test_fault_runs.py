@@ -147,6 +147,78 @@ def test_a_kill_at_any_moment_of_a_stage_is_healed_by_the_next_run(stage, book, 
         whole()
 
 
+def descendants_of(folder: Path) -> list[int]:
+    """Return the processes whose present folder is the workspace."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").resolve() == folder:
+                    found.append(int(entry.name))
+    return found
+
+
+def running(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a run of the workspace's own code in a process group of its own."""
+    return subprocess.Popen(
+        [str(folder / ".venv/bin/python"), "-m", "pipeline", "run"], cwd=folder, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@fault("F1", "F2")
+@pytest.mark.parametrize("how", ["the group of the run", "dvc alone"])
+def test_a_killed_run_is_healed_by_one_command(how, book, draw, tmp_path):
+    """Report and publish have something to do; whatever was killed when, one more run publishes what it would have."""
+    book.set_params({"report": {"worst_customers": 7}})
+    start = tmp_path / "start"
+    shutil.copytree(book.folder, start, symlinks=True)
+    began = time.monotonic()
+    assert running(book.folder).wait(timeout=900) == 0
+    took, right, published = time.monotonic() - began, bytes_of(versions.VERSIONS), whole()
+    os.chdir(tmp_path)
+    for number in range(int(os.environ.get("FAULT_RUN_KILLS", "2"))):
+        place = tmp_path / f"killed{number}"
+        shutil.copytree(start, place, symlinks=True)
+        before = whole(place / "data/publish")
+        child = running(place)
+        time.sleep(draw.uniform(0.2, 1) * took)
+        if how == "dvc alone":
+            for process in descendants_of(place):
+                with contextlib.suppress(OSError):
+                    if b"/dvc\0" in Path(f"/proc/{process}/cmdline").read_bytes():
+                        os.kill(process, signal.SIGKILL)
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        child.wait(timeout=900)
+        assert whole(place / "data/publish") in (before, published)
+        assert running(place).wait(timeout=900) == 0
+        os.chdir(place)
+        assert whole() == published
+        assert bytes_of(versions.VERSIONS) == right
+        assert not [path for path in Path("data").rglob("*") if path.name.startswith((".tmp-", ".current-"))]
+        assert descendants_of(place) == []
+        os.chdir(tmp_path)
+
+
+@fault("D3", "D8")
+def test_another_zone_locale_and_number_of_threads_give_the_same_model_scores_and_reasons(book):
+    code = "import importlib\nfor name in ('select', 'tune', 'train', 'calibrate', 'score', 'explain', 'decide'):\n    importlib.import_module(f'pipeline.{name}').main()\n"
+    folders = [Path("data") / name for name in ("select", "tune", "train", "calibrate", "score", "explain", "decide")]
+    before = {folder: tree(folder) for folder in folders}
+    shutil.rmtree("data/journal")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo", "LC_ALL": "C", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for folder in folders:
+        assert {n: d for n, d in tree(folder).items() if n != ".gitignore"} == {
+            n: d for n, d in before[folder].items() if n != ".gitignore"
+        }, folder
+
+
 @fault("F2")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_an_orphan_of_a_killed_dvc_is_ended_before_the_next_run(how, book):
