@@ -93,14 +93,14 @@ def test_an_archive_that_unpacks_without_end(name, shop):
     assert size / len(bomb) > 200
     shop.drop("moves.csv")
     shop.put(name, bomb)
-    before = time.monotonic()
+    before = time.process_time()
     tracemalloc.start()
     try:
         shop.refused(5, "archive", "unpacked")
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - before < 5
+    assert time.process_time() - before < 5
 
 
 @fault("A5")
