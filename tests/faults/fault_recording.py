@@ -26,7 +26,12 @@ def pytest_report_header() -> str:
     return f"faults: {SEED}={os.environ.get(SEED, '1')} (set it to replay)"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note each test's cases; with FAULT_SAMPLE=1 keep the first variant of every test, for a quick look."""
+    if os.environ.get("FAULT_SAMPLE") == "1":
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        config.hook.pytest_deselected(items=[item for item in items if item not in first.values()])
+        items[:] = [item for item in items if item in first.values()]
     for item in items:
         cases = {case for mark in item.iter_markers("fault") for case in mark.args}
         if cases:
