@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 class Recorder:
     """Gathers outcomes in the process that directs the others."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.found: dict[str, list] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -53,13 +54,18 @@ class Recorder:
         worst = min(before, outcome, key=("failed", "skipped", "passed").index)
         self.found[report.nodeid] = [cases, worst]
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        path = results_file(session.config.rootpath)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(known | self.found, indent=0, sort_keys=True))
+        if report.when == "teardown":
+            self.write()
+
+    def write(self) -> None:
+        """Add what was found so far, so that a run which is cut short still counts."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(json.dumps(known | self.found, indent=0, sort_keys=True))
+        fresh.replace(self.path)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(), "fault-recorder")
+        config.pluginmanager.register(Recorder(results_file(config.rootpath)), "fault-recorder")
