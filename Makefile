@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-reasons benchmark-peers leak-table
+.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-reasons benchmark-peers leak-table test-faults faults-table
 
 run: install
 	$(V)/python -m pipeline run
@@ -90,3 +90,12 @@ benchmark-tuning: install benchmark-peers
 # Plant every leak of tests/leakage, and write which proof caught it and what it moved into LEAKS.md (some minutes).
 leak-table: install-dev
 	PYTHONPATH=. $(V)/python tests/leakage/table.py
+
+# Every case of tests/faults/catalogue.yaml, its table in tests/faults/README.md; FAULT_SEED=7 replays another draw.
+test-faults: install-dev
+	rm -f .run/faults.json
+	PYTHONPATH=tests/faults $(V)/python -m pytest -n 2 --dist loadfile -m fault -p fault_recording; \
+	  code=$$?; $(V)/python tests/faults/fault_table.py && exit $$code
+
+faults-table:
+	$(V)/python tests/faults/fault_table.py

@@ -10,6 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 
+def plain(text: str) -> str:
+    """Return text as one line for a log: what moves a cursor, ends a line or turns the writing round is spelt out."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One broken rule; no field ever holds a raw value of a customer."""
@@ -21,7 +26,7 @@ class Problem:
 
     def sentence(self) -> str:
         """Return the rule as one sentence for a person."""
-        return f"{self.where}: must be {self.must_be}; found {self.found}. {self.remedy}"
+        return plain(f"{self.where}: must be {self.must_be}; found {self.found}. {self.remedy}")
 
     def record(self) -> dict[str, str]:
         """Return the rule as a record for a machine."""

@@ -99,7 +99,7 @@ class Scale(BaseModel):
     def from_json(cls, text: str | bytes) -> Self:
         """Return the scale written by `to_json`; what cannot be one is refused with exit code 7."""
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(text.decode(errors="replace") if isinstance(text, bytes) else text)
         except ValidationError as error:
             found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'scale'}: {e['msg']}" for e in error.errors())
             raise IntegrityRefused(

@@ -27,8 +27,9 @@ from models.tuning import FoldData, Tuned, TuneSettings, memory_study, repeat_co
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST_CELLS = 3_000_000  # rows x features up to which three models may be averaged
-MOST_STRETCH = 3.0  # by which steps may be smaller than in the search
+MOST_CELLS = 12_000_000  # rows x features up to which three models may be averaged
+MOST_STRETCH = 1.5  # by which steps may be smaller than in the search
+MOST_APART = 3.0  # of the step sizes of members
 
 
 class TrainSettings(BaseModel):
@@ -128,7 +129,7 @@ class _Plan:
         members = tuple(
             {
                 **each["parameters"],
-                "learning_rate": rate * min(MOST_STRETCH, max(1 / MOST_STRETCH, each["rounds"] / tuned.rounds)),
+                "learning_rate": rate * min(MOST_APART, max(1 / MOST_APART, each["rounds"] / tuned.rounds)),
             }
             for each in used
         )

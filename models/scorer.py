@@ -79,7 +79,7 @@ class Scorer:
         if "grades.json" in files:
             from models.grades import Scale
 
-            scale = Scale.from_json(files["grades.json"].decode("utf-8"))
+            scale = Scale.from_json(files["grades.json"])
         booster = estimator.load(files["booster.txt"], [each.column for each in inputs])
         return cls(booster, inputs, coder, Calibrator.from_json(files["calibrator.json"]), scale)
 

@@ -73,9 +73,10 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     del arguments
-    from pipeline import sinks, versions
+    from pipeline import held, sinks, versions
 
-    code = versions.verify()
+    count, problems = held.faults()
+    code = versions.verify(problems, count)
     sinks.verify()
     return code
 
@@ -152,7 +153,11 @@ def parser() -> argparse.ArgumentParser:
         )
     status = add("status", _status, "Say what is published, how old, from which model and data.")
     status.add_argument("--max-age", type=_span, help="exit with 3 where as_of is older: 35d, 48h")
-    add("verify", _verify, "Re-hash the published versions and the champion; compare the sink with what is current.")
+    add(
+        "verify",
+        _verify,
+        "Re-hash versions, champions, DVC's cache and outputs; compare the sink with what is current.",
+    )
     add("rebuild", _rebuild, "Bring a pruned version back, byte for byte, from its manifest.").add_argument("run_id")
     swept = add("gc", _gc, "Prune old tables and cache by the policy in params.yaml (publish.keep_...).")
     swept.add_argument("--dry-run", action="store_true", help="say what would go, and leave it")
@@ -186,10 +191,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` and return the exit code."""
+    from pipeline.stage import resources
+
     arguments = parser().parse_args(argv)
     try:
-        code: int = arguments.action(arguments)
-        sys.stdout.flush()
+        with resources(arguments.command):
+            code: int = arguments.action(arguments)
+            sys.stdout.flush()
     except Refusal as refusal:
         for problem in refusal.problems:
             print(f"{arguments.command}: {problem.sentence()}", file=sys.stderr)

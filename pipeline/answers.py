@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from features.errors import ConfigurationRefused, Problem
 
 # What a spreadsheet would run (OWASP): = + - @, as wide characters too, and what it skips before them
-FORMULA = r"^(\s*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|[\t\r\n\x00])"
+FORMULA = r"^[\s\pZ\pC]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]|^\s*[\t\r\n\x00]"
 
 
 def check(out: Path | None) -> None:

@@ -64,6 +64,20 @@ def _keys(build: Reading, table: str) -> None:
     _run(build, f"CREATE TEMP TABLE {name('arrived_' + table)} AS {own} EXCEPT {before}")
 
 
+def alike(build: Reading, table: str) -> int:
+    """Return how many identifiers of a table of customers or credits another one differs from in case, blanks or form.
+
+    They stay what they are; who reads the count decides whether one customer goes by two names.
+    """
+    if table not in HOLDERS.values():
+        return 0
+    unseen = " \t\u00a0\u00ad\u200b\u200c\u200d\u2060\u3000\ufeff"
+    key = name(build.mapping.contract(table).key[0])
+    bare = f"lower(nfc_normalize(translate({key}, {quote(unseen)}, '')))"
+    groups = f"SELECT count(*) AS several FROM {name('keys_' + table)} GROUP BY {bare} HAVING count(*) > 1"
+    return int(_run(build, f"SELECT coalesce(sum(several), 0) FROM ({groups})").fetchone()[0])
+
+
 def _released(build: Reading, table: str) -> set[str]:
     """Make `waiting_<table>`, the earlier orphans; return the files of those whose customer or credit arrived."""
     waiting, path = name(f"waiting_{table}"), build.earlier.quarantine(table)

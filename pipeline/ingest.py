@@ -179,6 +179,7 @@ def _attempt(
 def _write(params: Params, build: Any, order: list[str], out: Path) -> None:
     """Write every table and the account of all rows; refuse what breaks the limits."""
     from features.staging import output_columns
+    from pipeline.carried import alike
 
     mapping, quality, described = build.mapping, {}, {}
     for table in order:
@@ -200,6 +201,9 @@ def _write(params: Params, build: Any, order: list[str], out: Path) -> None:
             "rows": quality[table]["kept"],
         }
         _tell(table, quality[table], months)
+        several = alike(build, table)
+        if several:
+            say("ingest", f"{table}: identifiers that differ in case, blanks or form alone, kept apart", found=several)
     newest = _newest_known(build.connection, described, out)
     write_json(out / "tables.json", described)
     write_json(
@@ -289,7 +293,7 @@ def main() -> None:
     check_files(files, digests)
     present = ledger.present(source, mapping_path(source).read_bytes(), mapping, files, digests)
     limits = [params.max_quarantined_row_share, params.max_quarantined_amount_share]
-    old = read_json(OUT / "ledger.json") if (OUT / "ledger.json").is_file() else {}
+    old = ledger.kept(OUT / "ledger.json")
     earlier = Earlier(OUT, old if ledger.explains(old, present, hashes.digests(ledger.outputs(OUT))) else {})
     new = len(digests) - len(earlier.files)
     if earlier.ledger and not new:
@@ -304,7 +308,7 @@ def main() -> None:
         with memory(params.memory_limit):
             headers = build_tables(params, mapping, files, where, earlier)
     outputs = hashes.digests(ledger.outputs(OUT))
-    write_json(OUT / "ledger.json", {**present, "limits": limits, "headers": headers, "outputs": outputs})
+    ledger.keep(OUT / "ledger.json", {**present, "limits": limits, "headers": headers, "outputs": outputs})
     hashes.keep()
     _write_dates(mapping, files)
     for stage in STAGES:

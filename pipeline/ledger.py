@@ -143,6 +143,25 @@ def explains(old: dict[str, Any], now: dict[str, Any], outputs: dict[str, str]) 
     return _dated(old) == _dated(now)
 
 
+def kept(path: Path) -> dict[str, Any]:
+    """Return the ledger of an earlier run; {} where there is none that can be read: all is built from scratch then."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def keep(path: Path, value: dict[str, Any]) -> None:
+    """Write the ledger in one step: a kill or a full disk leaves the old one, or none."""
+    fresh = path.with_suffix(".new")
+    try:
+        write_json(fresh, value)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def _dated(ledger: dict[str, Any]) -> bool:
     """Tell whether any delivery is dated."""
     return any(date != "None" for date, _ in ledger["deliveries"].values())

@@ -57,6 +57,17 @@ def swallows(text: str, raw: Raw, columns: dict[str, str]) -> bool:
     return any(line.count(raw.form.delimiter) == len(columns) - 1 for line in text.strip("\n").split("\n")[1:])
 
 
+def headless(block: Block, raw: Raw) -> bool:
+    """Tell whether what should be a csv file's header has no name that the block speaks of: a row of data, then."""
+    said = block.model_dump_json(exclude={"files", "format"}).lower()
+    return raw.form.type == "csv" and raw.form.header and not any(_named(said, column) for column in raw.relation.types)
+
+
+def _named(said: str, column: str) -> bool:
+    """Tell whether a text has a name as a word."""
+    return bool(re.search(rf"(?<!\w){re.escape(column.lower())}(?!\w)", said))
+
+
 def header_faults(reader: RawReader, contract: Contract, parts: list[Block], raw: Raw, new: set[str]) -> list[Problem]:
     """Return what new files' headers lack of what the table must have, and which names there mean two columns.
 
@@ -84,7 +95,4 @@ def header_faults(reader: RawReader, contract: Contract, parts: list[Block], raw
 
 def _speaks_of(said: str, column: str) -> bool:
     """Tell whether a mapping's text names a column, and not by the number that tells repeated ones apart."""
-    return all(
-        bool(re.search(rf"(?<!\w){re.escape(called)}(?!\w)", said)) == wanted
-        for called, wanted in ((column, True), (f"{column}_1", False))
-    )
+    return _named(said, column) and not _named(said, f"{column}_1")

@@ -25,7 +25,7 @@ from models import records as record_models
 from models.champion import Gate, Judgement, judge
 from models.grades import Scale
 from models.inputs import otherwise_defined, record_inputs
-from models.scorer import Scorer
+from models.scorer import Scorer, fingerprint
 from pipeline import bundle, records, tracking
 from pipeline.fingerprint import row_key
 from pipeline.params import Section, source_name
@@ -179,6 +179,11 @@ def main() -> None:
     else:
         files = candidate_files(params)
         candidate = bundle.model_version(files)
+        if evaluated.get("model_sha256") != fingerprint(files):
+            raise IntegrityRefused(
+                Problem("data/evaluate/metrics.json", "figures of the model in data/train", "those of another model",
+                        "Run `dvc repro --force evaluate`, then run again.")
+            )  # fmt: skip
         if experiment:
             _lay_out(files, candidate, source, experiment=True)
             verdict = {"decision": "experiment", "reasons": [experiment], "candidate": candidate, "figures": {}}

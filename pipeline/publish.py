@@ -33,6 +33,7 @@ TABLE = Path("data/decide/table.parquet")
 SCORER = Path("data/promote/scorer")
 SOUNDNESS = Path("data/explain/soundness.json")
 MONITORED = Path("data/monitor/metrics.json")
+TOLD = ("aggregates.json", "document.html", "document.json", "explanation.html", "plots")  # of the report, to MLflow
 STATEMENT = """\
 -- The model as one statement, for DuckDB and PostgreSQL: PD with interval, score and grade of each row of `features`,
 -- a table or view with customer_id, as_of and the model's features under their names, say
@@ -201,27 +202,31 @@ def write() -> Written:
 
     versions.VERSIONS.mkdir(parents=True, exist_ok=True)
     scratch = fresh(versions.VERSIONS / f".tmp-{run_id}")
-    metadata = {
-        "bellwether.contract_version": "1",
-        "bellwether.source": source,
-        "bellwether.horizon_months": str(decided["horizon_months"]),
-        "bellwether.run_id": run_id,
-    }
-    _write_table(published, scratch, metadata)
-    _audit_bytes(scratch, published)
-    _write_statement(scratch)
-    moved = changes.between(before, published)
-    pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
-    for path in (Path("data/report"), SCORER):
-        _copy(path, scratch)
-    for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT):
-        _copy(path, scratch)
-    for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), *map(Path, decided["policy_files"])):
-        _copy(path, scratch / "inputs" / path.parent)
-    versions.write_manifest(
-        scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),
-        uncommitted=tracking.uncommitted_code(), horizon_months=decided["horizon_months"], experiment=experiment,
-    )  # fmt: skip
+    try:
+        metadata = {
+            "bellwether.contract_version": "1",
+            "bellwether.source": source,
+            "bellwether.horizon_months": str(decided["horizon_months"]),
+            "bellwether.run_id": run_id,
+        }
+        _write_table(published, scratch, metadata)
+        _audit_bytes(scratch, published)
+        _write_statement(scratch)
+        moved = changes.between(before, published)
+        pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
+        for path in (Path("data/report"), SCORER):
+            _copy(path, scratch)
+        for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT):
+            _copy(path, scratch)
+        for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), *map(Path, decided["policy_files"])):
+            _copy(path, scratch / "inputs" / path.parent)
+        versions.write_manifest(
+            scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),
+            uncommitted=tracking.uncommitted_code(), horizon_months=decided["horizon_months"], experiment=experiment,
+        )  # fmt: skip
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)  # what a full disk cut short is no version
+        raise
     return Written(scratch, run_id, facts, decided, published, compared, moved.num_rows)
 
 
@@ -296,7 +301,12 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
         | tracking.dvc_hashes(),
         params={name: str(value) for name, value in held.items() if type(value) is int},
         metrics=numbers | {"customers": float(table.num_rows)},
-        artifacts=(version / "manifest.json", version / "report", Path("data/ingest/quality.json")),
+        # neither the page nor figures.json: they list customers by their identifiers
+        artifacts=(
+            version / "manifest.json",
+            *(version / "report" / name for name in TOLD if (version / "report" / name).exists()),
+            Path("data/ingest/quality.json"),
+        ),
     )
 
 

@@ -24,8 +24,8 @@ from pipeline.earlier import Earlier, Rebuild
 from pipeline.holding import Holding, too_many
 from pipeline.lines import lines_above
 from pipeline.packed import look_through
-from pipeline.pieces import REJECTS, TEXTS, UNQUOTED, Piece, Raw, Reject, header_faults, swallows
-from pipeline.raw import RawFile, RawReader, is_utf8, read_head, select_files, unreadable
+from pipeline.pieces import REJECTS, TEXTS, UNQUOTED, Piece, Raw, Reject, header_faults, headless, swallows
+from pipeline.raw import HEAD, RawFile, RawReader, is_utf8, read_head, select_files, unreadable
 
 
 def dependency_order(tables: list[str]) -> list[str]:
@@ -116,6 +116,14 @@ class Reading:
             re.search(rf"(?<!\w){re.escape(column)}(?!\w)", said) for column in named
         )
 
+    @staticmethod
+    def _rowless(file: RawFile, form: Format) -> bool:
+        """Tell whether a text file is a header alone and its manifest does not say so: a month that was lost."""
+        stated = (file.delivery.files or {}).get(file.inner, {}).get("rows")
+        if form.type not in ("csv", "arff") or stated == 0 or file.path.stat().st_size >= HEAD:
+            return False
+        return not read_head(file, form)[2]
+
     def _raw(self, patterns: list[str], form: Format, place: str, problems: list[Problem], *,
              said: str = "", whole: bool = False) -> tuple[Raw | None, dict[str, int], int]:  # fmt: skip
         """Return the reading of a block's files, columns that some of them lack, and their number.
@@ -131,7 +139,7 @@ class Reading:
                         "Deliver the file or correct the glob.")
             )  # fmt: skip
             return None, {}, 0
-        empty = [file.name for file in files if file.path.stat().st_size == 0]
+        empty = [file.name for file in files if file.path.stat().st_size == 0 or not self.reader.header(file, form)]
         if empty:
             problems.append(
                 Problem(f"{place}: {', '.join(empty[:5])}", "a file with rows", "an empty file", "Deliver it.")
@@ -140,8 +148,16 @@ class Reading:
         first = len(files) == len(every)
         if first and form.type in ("csv", "arff") and not any(read_head(file, form)[2] for file in files):
             problems.append(
-                Problem(f"{place}: {', '.join(patterns)}", "files with rows", "headers alone", "Deliver the rows.")
-            )
+                Problem(f"{place}: {', '.join(file.name for file in files[:5])}", "files with rows", "headers alone",
+                        "Deliver the rows.")
+            )  # fmt: skip
+            return None, {}, 0
+        rowless = [file.name for file in files if self._rowless(file, form)]
+        if rowless:
+            problems.append(
+                Problem(f"{place}: {', '.join(rowless[:5])}", "a file with rows", "a header alone",
+                        "Deliver the rows, or state `rows: 0` of it in the delivery's manifest.")
+            )  # fmt: skip
             return None, {}, 0
         types = self.reader.columns(every, form)
         before = [file for file in every if file.name not in self.new]
@@ -197,6 +213,14 @@ class Reading:
                     faults += [problem for problem in query.problems if problem not in faults]
                     others = [other for other in joined.values() if other]
                     self.pieces.append(Piece(table, number, numbered - len(parts) + entry, raw, query, others))
+                if faults and headless(block, raw):  # the faults would quote the first row
+                    must, files = "files with a header, as the mapping reads them", raw.files[:5]
+                    missing.append(
+                        Problem(f"{place}: {', '.join(file.name for file in files)}", must,
+                                "a first line that names no column of the mapping",
+                                "Deliver them with it, or state `header: false` and `names` under `format`.")
+                    )  # fmt: skip
+                    continue
                 wrong += faults
         if wrong:
             raise ConfigurationRefused([*wrong, *missing])

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -41,11 +42,13 @@ from pipeline.stage import RECORD, read_json
 
 STATE = Path(".run")
 LEAST_FREE_BYTES = 200 * 2**20
+RESERVED = 16 * 2**10  # bytes for the record of a refusal
 
 
 @contextlib.contextmanager
 def owned() -> Iterator[None]:
     """Hold the workspace's lock; refuse at once (exit code 6), naming the owner, where another run holds it."""
+    os.umask(os.umask(0) | stat.S_IWOTH)  # whatever the caller's, nothing that a run writes is open to every user
     STATE.mkdir(mode=0o700, exist_ok=True)
     with (STATE / "lock").open("a+", encoding="utf-8") as handle:
         try:
@@ -90,6 +93,7 @@ def preflight() -> None:
             if first is None or refusal.exit_code > first.exit_code:
                 first = refusal  # configuration (4) explains data (2), not the other way round
 
+    _refuse_open_doors()
     read_params()
     collect(resolved_as_of)
     for stage in STAGES:
@@ -105,6 +109,19 @@ def preflight() -> None:
     if free < LEAST_FREE_BYTES:
         found = f"{free // 2**20} MiB free"
         raise ResourceRefused(Problem("disk", f"at least {LEAST_FREE_BYTES // 2**20} MiB free", found, "Free space."))
+
+
+def _refuse_open_doors() -> None:
+    """Refuse (exit code 4) folders in which any user of the machine may plant a file that a run then trusts."""
+    private = (STATE, Path(".dvc"), Path(".dvc/cache"), Path(".dvc/tmp"), Path("mlruns"),
+               Path("data"), Path("data/promote"), Path("data/publish"), Path("data/journal"))  # fmt: skip
+    wide = [folder for folder in private if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH]
+    if wide:
+        raise ConfigurationRefused(
+            Problem(str(folder), "closed to writing by every user", f"mode {stat.S_IMODE(folder.stat().st_mode):04o}",
+                    f"chmod o-w {folder}")
+            for folder in wide
+        )  # fmt: skip
 
 
 def _preflight_source() -> None:
@@ -138,8 +155,20 @@ def heal() -> None:
     rwlock = Path(".dvc/tmp/rwlock")
     if rwlock.exists() and not _readable(rwlock):
         rwlock.unlink()  # a kill left it torn: every later `dvc repro` would exit 255. DVC drops dead owners itself
+    _close_site_cache()
     for litter in Path("data/publish").glob("versions/.tmp-*"):
         shutil.rmtree(litter, ignore_errors=True)
+
+
+def _close_site_cache() -> None:
+    """Have DVC's site cache closed to others: DVC makes it open to every user and unpickles what lies in it.
+
+    One that was open is emptied, since nobody knows who wrote there; it only spares DVC some hashing.
+    """
+    site = Path(".dvc/tmp/site")
+    if site.is_dir() and site.stat().st_mode & (stat.S_IWOTH | stat.S_IWGRP):
+        shutil.rmtree(site)
+    site.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _group_members(group: int) -> list[int]:
@@ -178,7 +207,7 @@ def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:
     line: takes each line that dvc and its stages print on stdout.
     """
     failure = (STATE / "failure.json").resolve()
-    failure.unlink(missing_ok=True)
+    failure.write_bytes(b" " * RESERVED)  # a stage that finds the disk full must still be able to say so
     environment = dict(os.environ) | {RECORD: str(failure), "PYTHONUNBUFFERED": "1"}
     executable = Path(sys.executable).parent / "dvc"
     child = subprocess.Popen(
@@ -212,7 +241,7 @@ def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:
         return 128 + received[0]
     if code == 0:
         return 0
-    if failure.exists():
+    if _readable(failure):
         return int(read_json(failure)["exit_code"])
     return 128 - code if code < 0 else 1
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from features.errors import Problem, Refusal, ResourceRefused
+from features.errors import Problem, Refusal, ResourceRefused, plain
 
 T = TypeVar("T")
+DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
 RECORD = "BELLWETHER_FAILURE_RECORD"  # set by `python -m pipeline run`: where a stage leaves its exit code
 
 
@@ -21,7 +23,7 @@ def say(stage: str, what: str, **counts: float | str) -> None:
     """Print one line: what was read, kept, dropped or written, in counts (never a customer's value)."""
     parts = [f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value}"
              for name, value in counts.items()]  # fmt: skip
-    print(f"{stage:<9} {what}{': ' if parts else ''}{', '.join(parts)}", flush=True)
+    print(plain(f"{stage:<9} {what}{': ' if parts else ''}{', '.join(parts)}"), flush=True)
 
 
 def progress(stage: str, items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -70,14 +72,21 @@ def resources(where: str) -> Iterator[None]:
         raise ResourceRefused(
             Problem(where, "enough memory and the right to write", type(error).__name__, "Free some or set the rights.")
         ) from error
-    except OSError as error:
-        if error.errno in (28, 30, 122):  # ENOSPC, EROFS, EDQUOT
-            raise ResourceRefused(
-                Problem(
-                    where, "a writable disk with free space", os.strerror(error.errno), "Free space, then run again."
-                )
-            ) from error
-        raise
+    except Exception as error:
+        found = next((os.strerror(number) for number in DISK if _is(error, number)), None)
+        if found is None:
+            raise
+        free = f"{shutil.disk_usage('.').free >> 20:,} MiB free"
+        raise ResourceRefused(
+            Problem(where, "a writable disk with free space", f"{found} ({free})", "Free space, then run again.")
+        ) from error
+
+
+def _is(error: Exception, number: int) -> bool:
+    """Tell whether an error is one of the disk: Python's own, or what an engine makes of it in words."""
+    if isinstance(error, OSError):
+        return error.errno == number or (error.errno is None and os.strerror(number) in str(error))
+    return type(error).__module__.endswith("duckdb") and os.strerror(number) in str(error)
 
 
 def report_refusal(stage: str, refusal: Refusal) -> None:
@@ -86,10 +95,12 @@ def report_refusal(stage: str, refusal: Refusal) -> None:
         print(f"{stage}: {problem.sentence()}", file=sys.stderr, flush=True)
     record = os.environ.get(RECORD)
     if record:
-        write_json(
-            Path(record),
-            {"stage": stage, "exit_code": refusal.exit_code, "problems": [p.record() for p in refusal.problems]},
-        )
+        facts = {"stage": stage, "exit_code": refusal.exit_code, "problems": [p.record() for p in refusal.problems]}
+        try:
+            write_json(Path(record), facts)
+        except OSError:  # a full disk: `run` reserved room for the code at least
+            with suppress(OSError):
+                write_json(Path(record), facts | {"problems": []})
 
 
 def execute(stage: str, main: Callable[[], None]) -> NoReturn:

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -217,12 +217,17 @@ def _words(span: timedelta) -> str:
     return f"{hours:.0f} hours" if abs(hours) < 48 else f"{hours / 24:.0f} days"
 
 
-def verify() -> int:
-    """Re-hash every published version and every champion; refuse (exit code 7) naming each file that differs."""
+def verify(more: Iterable[Problem] = (), count: int = 0) -> int:
+    """Re-hash every published version and every champion; refuse (exit code 7) naming each file that differs.
+
+    more: what was found wrong in `count` files elsewhere, told with it.
+    """
     champions = sorted(path.parent for path in Path("data/promote").rglob("manifest.json"))
     problems = [problem for folder in folders() for problem in faults(folder, pruned=True)]
     problems += [problem for folder in champions for problem in faults(folder)]
+    problems += more
     if problems:
         raise IntegrityRefused(problems)
-    print(f"verify: {len(folders()) + len(champions)} folders, every file as its manifest states; {describe_current()}")
+    held = f" and {count:,} files of DVC and ingest" if count else ""
+    print(f"verify: {len(folders()) + len(champions)} folders{held}, every file as stated; {describe_current()}")
     return 0

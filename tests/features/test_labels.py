@@ -4,6 +4,7 @@ import datetime as dt
 from decimal import Decimal
 
 import duckdb
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,10 +62,12 @@ def test_no_default_in_a_closed_window_is_good():
     assert one([state(D(2020, 12, 31)), state(D(2021, 6, 30), 89)]) == (None, 0, D(2021, 12, 31), None)
 
 
+@pytest.mark.fault("E4")
 def test_an_open_window_is_unknown_never_good():
     assert one([state(D(2020, 12, 31))], cut=D(2021, 12, 31)) == (None, None, None, "window_open")
 
 
+@pytest.mark.fault("D7")
 def test_the_window_is_half_open():
     assert one([state(D(2021, 1, 1), 90)])[1] == 1
     assert one([state(D(2021, 12, 31), 90, known=D(2021, 12, 31))])[1] == 1
@@ -85,6 +88,7 @@ def test_a_small_amount_is_no_default():
     assert one([state(D(2021, 6, 30), 120, balance=1000, overdue=100)], rules=relative)[1] == 0
 
 
+@pytest.mark.fault("D6")
 def test_a_restatement_counts_from_when_it_was_known():
     rows = [state(D(2021, 3, 31), 95, known=D(2021, 4, 1)), state(D(2021, 3, 31), 5, known=D(2021, 8, 1))]
     assert one(rows)[1] == 0
@@ -271,6 +275,7 @@ def oracle(statements, as_of, cut, rules):
     ),
     st.sampled_from(range(12, 36)),
 )
+@pytest.mark.fault("D2")
 def test_panel_equals_the_oracle(drawn, cut_month):
     rows = [
         ("k", ENDS[month], Decimal(500), late, Decimal(overdue), "active", ENDS[month] + dt.timedelta(days=lag))

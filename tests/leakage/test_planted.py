@@ -33,6 +33,7 @@ def planted(leak: Leak, request: pytest.FixtureRequest, names: list[str]) -> dic
     "leak",
     [pytest.param(leak, id=leak.name, marks=() if leak.name in QUICK else pytest.mark.slow) for leak in LEAKS],
 )
+@pytest.mark.fault("E7")
 def test_a_planted_leak_is_caught(leak, request):
     assert planted(leak, request, [leak.first])
 

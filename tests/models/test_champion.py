@@ -25,6 +25,7 @@ def test_an_equal_and_calibrated_candidate_passes(rows):
     assert verdict.figures["calibration_slope"] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.fault("E12")
 def test_a_candidate_that_ranks_worse_is_kept_out(rows):
     margin, pd, outcome = rows
     noisy = 1 / (1 + np.exp(-(margin + np.random.default_rng(1).normal(0, 1, len(margin))) * 0.6 + 1))
@@ -62,6 +63,7 @@ def test_a_score_that_moved_since_training_is_kept_out(rows):
     assert any("PSI" in reason for reason in verdict.reasons)
 
 
+@pytest.mark.fault("E2")
 def test_too_few_defaults_decide_nothing(rows):
     _, pd, _ = rows
     outcome = np.zeros(len(pd), dtype="int8")

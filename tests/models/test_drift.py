@@ -140,6 +140,7 @@ def test_compare_lists_what_moved_most_first():
         (["x", "y"] * 250, False),
     ],
 )
+@pytest.mark.fault("C9")
 def test_what_looks_like_an_identifier(values, expected):
     customers = pd.Series([f"c{i:05d}" for i in range(500)])
     assert identifier_like(pd.Series(values), customers, 0.98) is expected

@@ -99,6 +99,7 @@ def test_pure_noise_with_many_levels_does_not_teach():
     assert abs(np.corrcoef(matrix[:, 0], outcome)[0, 1]) < 0.12
 
 
+@pytest.mark.fault("G6")
 def test_json_holds_no_level_in_clear_and_reads_back():
     rows = drawn(["Secret Street"] * 20 + [None] * 20, [0, 1] * 20)
     before = encoders.fit(rows, [LEVEL], 10.0)

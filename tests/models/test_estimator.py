@@ -72,12 +72,14 @@ def test_directions_bind_the_model(rows):
         (lambda m, y: (m[:, :0], y), "at least one feature"),
     ],
 )
+@pytest.mark.fault("E3")
 def test_what_lightgbm_would_swallow_is_refused(rows, spoil, message):
     matrix, outcome = spoil(*rows)
     with pytest.raises(DataRefused, match=message):
         estimator.dataset(matrix, outcome, COLUMNS[: matrix.shape[1]], {})
 
 
+@pytest.mark.fault("G2", "G3")
 def test_a_torn_or_foreign_text_is_refused_before_lightgbm_reads_it(rows):
     text = trained(rows)
     for torn in (text[:200], text[: len(text) // 2], "", "tree\n", text.replace("leaf_value=", "leaf_value=1", 1)):

@@ -124,6 +124,7 @@ def test_an_infinite_value_that_the_bundle_refuses_gets_no_answer():
     assert found.drop(index=1)[[*ANSWERS, "score", "grade"]].notna().all(axis=None)
 
 
+@pytest.mark.fault("G6")
 def test_no_level_stands_in_the_statement_in_clear():
     scorer, _ = drawn(4)
     statement = to_sql(scorer)

@@ -55,6 +55,7 @@ def test_notches_count_places_and_null_is_minus_one():
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
+@pytest.mark.fault("E10")
 def test_what_is_no_probability_is_refused(wrong):
     """No clipping and no null grade by accident."""
     with pytest.raises(ValueError, match="1 values outside or missing"):

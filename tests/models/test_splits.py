@@ -32,6 +32,7 @@ def drawn(dates, customers=200, rate=0.2, horizon=12, seed=1):
     return frame
 
 
+@pytest.mark.fault("E4", "E8")
 def test_train_windows_close_before_the_first_test_date():
     frame = drawn(pd.date_range("2020-01-01", periods=10, freq="3MS"))
     rows = panel(frame, ["x"], 12)
@@ -68,6 +69,7 @@ def test_long_spans_get_expanding_folds_with_a_gap():
         assert train_rows.closes[train].max() <= train_rows.as_of[valid].min()
 
 
+@pytest.mark.fault("E8")
 def test_a_customer_is_in_one_fold_and_defaults_are_spread():
     rows = panel(drawn(["2020-01-01", "2020-02-01", "2020-03-01"], rate=0.05), ["x"], 12)
     fold = grouped_folds(rows, 5, 1)
@@ -105,6 +107,7 @@ def test_horizon_is_what_good_outcomes_show():
 
 
 @pytest.mark.parametrize("wrong", [2, -1, None, np.nan, 0.5])
+@pytest.mark.fault("E3")
 def test_labels_other_than_0_and_1_are_refused(wrong):
     frame = drawn(["2020-01-01"]).astype({"outcome": object})
     frame.loc[3, "outcome"] = wrong
@@ -112,12 +115,14 @@ def test_labels_other_than_0_and_1_are_refused(wrong):
         panel(frame, ["x"], 12)
 
 
+@pytest.mark.fault("E8")
 def test_repeated_keys_are_refused():
     frame = drawn(["2020-01-01"])
     with pytest.raises(DataRefused, match="one row each"):
         panel(pd.concat([frame, frame.iloc[:2]]), ["x"], 12)
 
 
+@pytest.mark.fault("E1", "E2")
 def test_untrainable_says_why():
     assert untrainable(np.array([0] * 100 + [1] * 25), 20) is None
     assert "one class" in untrainable(np.zeros(50, int), 20)

@@ -34,6 +34,7 @@ def told(study):
     return json.dumps(trial_records(study))
 
 
+@pytest.mark.fault("E11")
 def test_a_search_killed_at_any_trial_ends_where_an_unbroken_one_does(folds):
     unbroken = memory_study()
     winner = search(folds, unbroken, SETTINGS)
@@ -51,6 +52,7 @@ def test_a_search_killed_at_any_trial_ends_where_an_unbroken_one_does(folds):
     assert len(trial_records(broken)) == 11
 
 
+@pytest.mark.fault("E11")
 def test_a_finished_search_is_not_searched_again(folds):
     study = memory_study()
     first = search(folds, study, SETTINGS)
@@ -168,6 +170,7 @@ def test_the_space_holds_its_good_points_and_fits_the_size(rows, bads):
     assert most_leaves(150_000, 10_000) == 512
 
 
+@pytest.mark.fault("E1")
 def test_a_fold_without_defaults_is_left_out(folds):
     rows = folds.panel
     good = np.flatnonzero(rows.outcome == 0)

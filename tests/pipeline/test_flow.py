@@ -90,6 +90,7 @@ def test_state_that_outlives_a_run_is_kept_by_dvc(stage):
     assert all(next(iter(out.values())).get("persist") for out in FLOW["stages"][stage]["outs"])
 
 
+@pytest.mark.fault("D5")
 def test_training_does_not_depend_on_what_a_new_delivery_changes():
     """A new delivery rewrites ingest, observe and scoring/; select .. evaluate may read none of them.
 
@@ -126,6 +127,7 @@ def tracked(*patterns: str) -> list[Path]:
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).exists()]
 
 
+@pytest.mark.fault("D8", "G3")
 def test_no_pickle_no_clock_and_no_room_that_says_nothing():
     banned_modules = {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal"}
     clock = {"now", "today", "utcnow", "time_ns"}

@@ -71,6 +71,7 @@ def test_signs_rates_and_thousands_are_read(room):
         ("", "2024-03-01T23:30:00-08:00", D(2024, 3, 1)), ("", "2024-03-01 later", None), ("", "2024-03-01x", None),
     ],
 )  # fmt: skip
+@pytest.mark.fault("D4")
 def test_dates_of_every_kind(room, form, text, expected):
     put("m.csv", f"id,day\na,{text}\nb,\n")
     dates = f"    format: {{dates: '{form}'}}\n" if form else ""

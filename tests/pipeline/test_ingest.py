@@ -179,6 +179,7 @@ def test_all_faults_are_told_together(room):
 
 
 @pytest.mark.parametrize("text", ["", "no,id,day,way,value,seen\n"])
+@pytest.mark.fault("A10")
 def test_an_empty_file_is_refused(room, text):
     put("moves.csv", text)
     with pytest.raises(DataRefused):
@@ -187,12 +188,14 @@ def test_an_empty_file_is_refused(room, text):
         ingest.main()
 
 
+@pytest.mark.fault("F8")
 def test_too_little_memory_is_a_refusal_of_its_own(room):
     Path("params.yaml").write_text("source: shop\nas_of: latest\ningest: {memory_limit: 1KiB}\n")
     with pytest.raises(ResourceRefused):
         ingest.main()
 
 
+@pytest.mark.fault("F8")
 def test_rows_that_memory_cannot_hold_are_held_in_files(room, tmp_path):
     """Two bytes for one of text, ten for one that is packed, within three quarters of the engine's memory."""
     plain, packed = tmp_path / "rows.csv", tmp_path / "rows.csv.gz"
@@ -203,6 +206,7 @@ def test_rows_that_memory_cannot_hold_are_held_in_files(room, tmp_path):
     assert holding.too_many([packed], 1000)
 
 
+@pytest.mark.fault("F6")
 def test_a_full_disk_is_a_refusal_of_its_own(room, monkeypatch):
     said = "SELECT error('Could not write file \"transactions-0.parquet\": No space left on device')"
     monkeypatch.setattr(holding.Holding, "filling", lambda *_: said)
@@ -262,6 +266,7 @@ def test_a_changed_file_breaks_integrity(room):
 
 
 @pytest.mark.parametrize(("key", "value"), [("rows", 3), ("totals", {"value": "13.74"})])
+@pytest.mark.fault("A7")
 def test_stated_rows_and_totals_are_checked(room, key, value):
     deliveries()
     path = Path("data/raw/shop/2021-01/manifest.json")
@@ -295,6 +300,7 @@ def test_rows_without_an_identifier_of_their_own_are_told_apart(room):
     assert rows("SELECT count(*), count(DISTINCT transaction_id) FROM transactions") == [(3, 3)]
 
 
+@pytest.mark.fault("D5")
 def test_live_deliveries_are_known_no_earlier_than_delivered(room):
     deliveries()
     Path("data/sources/shop.yaml").write_text(MAPPING.replace("currency: EUR", "currency: EUR\nlive_since: 2021-02-01"))

@@ -98,6 +98,7 @@ BAD = {  # a row of its own, and the first rule that it breaks
 }
 
 
+@pytest.mark.fault("A9", "C1", "C3", "C8", "D1")
 def test_a_row_that_no_one_should_believe_is_quarantined_under_its_rule(room):
     for name, text in FILES.items():
         Path(f"data/raw/shop/{name}").unlink()
@@ -124,6 +125,7 @@ def test_a_row_that_no_one_should_believe_is_quarantined_under_its_rule(room):
         (Texts(",", " "), " 1 234,5 ", "1234.50"), (Texts(",", " "), "10 50", None), (Texts(".", "'"), "1'000", "1000.00"),
     ],
 )  # fmt: skip
+@pytest.mark.fault("C2")
 def test_digits_parted_otherwise_than_the_format_says_are_no_number(texts, text, number):
     read = f"TRY_CAST({texts.digits('x')} AS DECIMAL(18,2))"
     assert duckdb.execute(f"SELECT CAST({read} AS VARCHAR) FROM (SELECT ? AS x)", [text]).fetchone() == (number,)
@@ -136,6 +138,7 @@ def test_hidden_decimals_are_seen():
     ]  # fmt: skip
 
 
+@pytest.mark.fault("D6")
 def test_a_restatement_delivered_twice_and_in_the_wrong_order_is_one_version(room):
     again = HEAD + "t1,1,2021-01-02,9,2021-03-01\n"
     for day, text in (("2021-05-31", again), ("2021-03-31", again.replace("03-01", "04-01")), ("2021-04-30", again)):
@@ -183,6 +186,7 @@ TORN = {  # file name, bytes, format, exit code, words
 
 
 @pytest.mark.parametrize("how", TORN)
+@pytest.mark.fault("A1", "A2", "A3", "A6", "A8", "B5")
 def test_a_torn_file_is_refused_by_name(how, room):
     name, data, kind, code, words = TORN[how]
     Path("data/raw/shop/moves.csv").unlink()
@@ -197,6 +201,7 @@ def test_a_torn_file_is_refused_by_name(how, room):
     assert not Path("data/ingest/ledger.json").exists()
 
 
+@pytest.mark.fault("A4")
 def test_an_archive_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(packed, "LEAST_BOMB", 1 << 20)
     put("m.csv.gz", gzip.compress(b"a" * (8 << 20)), str(tmp_path))
@@ -211,6 +216,7 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
         ("t0,0,2021-01-01,1,2021-01-02", "no such header"), ("no;id;day;value;seen", "no such header"),
     ],
 )  # fmt: skip
+@pytest.mark.fault("B2", "B3")
 def test_a_file_whose_header_is_not_that_of_the_others_is_refused(head, words, room):
     put("moves_b.csv", f"{head}\nz,1,2021-01-05,1\n")
     with pytest.raises(DataRefused, match=words):
@@ -242,6 +248,7 @@ def test_a_manifest_that_is_right_passes_with_a_byte_order_mark_too(room):
     assert len(kept()) == len(ROWS)
 
 
+@pytest.mark.fault("A9")
 def test_line_ends_of_several_kinds_in_one_file_are_read_as_one_kind(room):
     ingest.main()
     before = kept()
@@ -313,6 +320,7 @@ def test_a_checksum_that_differs_is_a_matter_of_integrity(tmp_path):
         packed.look_through(tmp_path / "m.csv.gz")
 
 
+@pytest.mark.fault("G4")
 def test_a_file_s_name_is_no_pattern(room):
     """A name with signs that stand for others is that one file, not every file that it would match."""
     Path("data/raw/shop/moves.csv").rename("data/raw/shop/moves*[x]?.csv")
@@ -325,6 +333,7 @@ def test_a_file_s_name_is_no_pattern(room):
     assert duckdb.execute(parts).fetchall() == [("moves*[x]?.csv", len(ROWS) + 2)]
 
 
+@pytest.mark.fault("D1")
 def test_a_few_rows_of_a_far_future_do_not_make_the_date():
     def quality(months: dict[str, int]) -> dict:
         return {"transactions": {"months": {month: {"kept": rows} for month, rows in months.items()}}}

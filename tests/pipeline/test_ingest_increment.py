@@ -159,6 +159,7 @@ QUIET = {
 
 @settings(max_examples=6, derandomize=True, **QUIET)
 @given(POLICY, DELIVERIES, ARRIVALS, st.booleans())
+@pytest.mark.fault("D5", "D6")
 def test_any_order_of_arrival_gives_the_bytes_of_a_build_from_scratch(policy, deliveries, order, in_files):
     check(policy, deliveries, order, in_files=in_files)
 
@@ -200,6 +201,7 @@ def move(key: str, value: str, seen: str, who: str = "c0") -> tuple[str, ...]:
     return (key, who, value, seen, "", "ok")
 
 
+@pytest.mark.fault("D5")
 def test_a_late_row_rewrites_its_own_month_alone():
     first = [move("a", "1", "2021-01-10"), move("b", "1", "2021-02-10")]
     with two("quarantine", first, [move("late", "7", "2021-01-20")]) as run:
@@ -226,6 +228,7 @@ def test_earlier_files_are_not_read_again():
         assert set(read) == {"2021-02"}
 
 
+@pytest.mark.fault("D6", "A12")
 def test_restatements_are_versions_and_duplicates_are_recognised():
     first = [move("a", "1", "2021-01-10"), move("b", "1", "2021-01-10")]
     second = [move("a", "2", "2021-02-10"), move("b", "1", "2021-02-10")]
@@ -236,6 +239,7 @@ def test_restatements_are_versions_and_duplicates_are_recognised():
         assert account()["totals"]["transactions.deduplicated"] == 1
 
 
+@pytest.mark.fault("D6")
 def test_a_row_between_two_versions_brings_the_later_one_back():
     first = [move("a", "1", "2021-01-10"), move("a", "1", "2021-03-10")]
     with two("quarantine", first, [move("a", "2", "2021-02-10")]) as run:
@@ -246,6 +250,7 @@ def test_a_row_between_two_versions_brings_the_later_one_back():
 
 
 @pytest.mark.parametrize(("policy", "left"), [("quarantine", []), ("later_file", [("2.00", "2021-01-10")])])
+@pytest.mark.fault("C6")
 def test_in_a_conflict_both_are_quarantined_or_the_later_file_wins(policy, left):
     with two(policy, [move("a", "1", "2021-01-10")], [move("a", "2", "2021-01-10")]) as run:
         run()
@@ -260,6 +265,7 @@ def test_in_a_conflict_both_are_quarantined_or_the_later_file_wins(policy, left)
         assert block["replaced"] == (1 if left else 0)
 
 
+@pytest.mark.fault("C8")
 def test_an_orphan_is_kept_once_its_customer_arrives():
     with two("quarantine", [move("a", "1", "2021-01-10", who="c1")], []) as run:  # c1 comes with the second delivery
         assert account()["tables"]["transactions"]["rules"] == {"reference": 1}
@@ -294,6 +300,7 @@ def test_a_column_that_some_files_lack_is_told(capsys):
 
 
 @pytest.mark.parametrize("what", ["old file", "output", "index", "mapping"])
+@pytest.mark.fault("G1")
 def test_what_the_ledger_cannot_explain_is_rebuilt(what, monkeypatch):
     with room(mapping_for("quarantine")):
         deliver(0, {**MORE, "moves.csv": [move("a", "1", "2021-01-10")]})
@@ -320,6 +327,7 @@ def test_what_the_ledger_cannot_explain_is_rebuilt(what, monkeypatch):
         assert kept("a") == [("9.00" if what == "old file" else "1.00", "2021-01-10")]
 
 
+@pytest.mark.fault("G1")
 def test_a_file_is_hashed_again_only_where_it_may_have_changed(monkeypatch):
     hashed = []
     real = ledger.sha256

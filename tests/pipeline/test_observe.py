@@ -19,6 +19,7 @@ REAL = Path(os.environ.get("BELLWETHER_REALDATA", ROOT / "../shared/realdata")).
 D = dt.date
 
 
+@pytest.mark.fault("D2")
 def test_months_before_stays_in_the_month():
     assert observe.months_before(D(2021, 3, 31), 1) == D(2021, 2, 28)
     assert observe.months_before(D(2021, 1, 1), 1) == D(2020, 12, 1)
@@ -183,6 +184,7 @@ def test_a_panel_source_gives_training_scoring_and_counts(project):
     assert rows("SELECT count(*) FROM 'data/observe/observations.parquet'") == [(total,)]
 
 
+@pytest.mark.fault("E4", "D6")
 def test_training_is_blind_to_what_is_known_from_until_on(project):
     Path("params.yaml").write_text('source: shop\nas_of: latest\ntrain: {until: "2021-01-01"}\n')
     shop()
@@ -224,6 +226,7 @@ def zoned(folder: Path) -> None:
     (folder / "data/raw/zoned/states.csv").write_text("k,moment,b,late\n" + "".join(lines))
 
 
+@pytest.mark.fault("D3")
 def test_the_zone_of_the_machine_and_its_summer_time_change_nothing(project, monkeypatch):
     zoned(project)
     written = []
@@ -241,6 +244,7 @@ def test_the_zone_of_the_machine_and_its_summer_time_change_nothing(project, mon
                                           D(2020, 11, 1), D(2021, 3, 28)]  # fmt: skip
 
 
+@pytest.mark.fault("D2")
 def test_a_leap_day_closes_a_year_later_on_the_28th():
     assert observe.months_before(D(2024, 2, 29), -12) == D(2025, 2, 28)
     connection = duckdb.connect()

@@ -69,6 +69,7 @@ def test_a_file_that_cannot_be_parameters_is_refused(tmp_path, monkeypatch, text
 
 
 @pytest.mark.parametrize("as_of", ["tomorrow", "2026/01/01"])
+@pytest.mark.fault("D8")
 def test_an_as_of_that_is_no_date_is_refused(tmp_path, monkeypatch, as_of):
     write(tmp_path, monkeypatch, f"source: a\nas_of: {as_of}")
     with pytest.raises(ConfigurationRefused):

@@ -423,6 +423,7 @@ def asks_for_passwords(url):
 
 
 @pytest.mark.parametrize("shape", WRONG)
+@pytest.mark.fault("G7")
 def test_no_part_of_a_password_is_ever_said(sink, url, shape, monkeypatch, asks_for_passwords):
     port = url.rpartition(":")[2].partition("/")[0]
     monkeypatch.setenv("BELLWETHER_URL", shape.format(SECRET, port))
@@ -458,6 +459,7 @@ def params(text: str) -> publish.Params:
         f"postgresql://h?{SECRET}", f'"mysql://clerk:{SECRET}@host"', f'"postgresql://clerk:{SECRET}/@host/db"',
     ],
 )  # fmt: skip
+@pytest.mark.fault("G7")
 def test_a_password_in_params_is_refused_and_not_repeated(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationRefused) as refused:
@@ -467,6 +469,7 @@ def test_a_password_in_params_is_refused_and_not_repeated(text, tmp_path, monkey
 
 @settings(max_examples=60)
 @given(st.text(min_size=1))
+@pytest.mark.fault("G7")
 def test_no_password_makes_a_url_that_is_accepted(password):
     assert postgres.URL.fullmatch(f"postgresql://clerk:{password}@host/db") is None
 

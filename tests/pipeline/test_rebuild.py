@@ -235,6 +235,7 @@ def test_a_database_with_other_rows_than_the_table_is_not_put_in_place(monkeypat
 
 
 @pytest.mark.parametrize("step", range(5))
+@pytest.mark.fault("F1")
 def test_a_kill_while_files_are_put_in_place_leaves_a_version_that_can_be_rebuilt(step, monkeypatch):
     before = bytes_of(JANUARY)
     prune(JANUARY)
@@ -272,6 +273,7 @@ def test_a_stage_that_fails_ends_the_rebuild_and_nothing_outside_is_told(tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.fault("F2")
 def test_a_signal_ends_the_stage_that_runs_and_leaves_the_pruned_version(number, monkeypatch):
     def stage(project: Path, source: str) -> None:
         put("child", "")

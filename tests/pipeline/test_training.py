@@ -85,6 +85,7 @@ def by_time(tmp_path_factory):
     return folder
 
 
+@pytest.mark.fault("E12")
 def test_by_time_the_promised_files_judge_rows_after_the_gap(by_time):
     plan = read(by_time / "data/select/features.json")["split"]
     assert plan["kind"] == "time"
@@ -110,6 +111,7 @@ def test_by_time_the_promised_files_judge_rows_after_the_gap(by_time):
     assert metrics["train.rows"] == (parts["part"] == "train").sum()
 
 
+@pytest.mark.fault("E5")
 def test_select_says_what_it_kept_and_test_rows_have_no_say(by_time, tmp_path, monkeypatch):
     reasons = pd.read_parquet(by_time / "data/select/reasons.parquet").set_index("feature")
     assert reasons.loc["flat", "reason"] == "constant"
@@ -138,6 +140,7 @@ def test_the_same_input_gives_the_same_bytes(by_time, tmp_path, monkeypatch):
     assert len(bytes_of(tmp_path)) == 23
 
 
+@pytest.mark.fault("E11")
 def test_a_killed_search_resumes_and_ends_the_same(by_time, tmp_path, monkeypatch):
     write_panel(tmp_path, pd.date_range("2020-01-01", periods=8, freq="3MS"))
     monkeypatch.chdir(tmp_path)
@@ -209,6 +212,7 @@ def test_without_dates_the_recipe_is_repeated_in_folds(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("customers", "rate", "why"), [(300, 0.0, "one class"), (60, 0.1, "defaults among"), (0, 0.1, "no observation")]
 )
+@pytest.mark.fault("E1", "E2")
 def test_what_cannot_train_is_recorded_by_every_stage(tmp_path, monkeypatch, customers, rate, why):
     write_panel(tmp_path, ["2020-01-01"], customers=customers, rate=rate)
     run_all(tmp_path, monkeypatch)
@@ -288,6 +292,7 @@ def test_an_unknown_key_and_a_missing_file_are_refused(tmp_path, monkeypatch):
         select.main()
 
 
+@pytest.mark.fault("E3", "C4")
 def test_an_infinite_feature_is_refused_by_name(tmp_path, monkeypatch):
     write_panel(tmp_path, ["2020-01-01"])
     monkeypatch.chdir(tmp_path)

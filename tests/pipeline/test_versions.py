@@ -40,6 +40,7 @@ def test_a_version_that_stands_is_never_rewritten():
     assert not list(versions.VERSIONS.glob(".tmp-*"))
 
 
+@pytest.mark.fault("G1")
 def test_a_damaged_version_is_replaced_by_the_sound_one():
     version("a", b"sound")
     (versions.VERSIONS / "a" / "table").write_bytes(b"torn")
@@ -48,6 +49,7 @@ def test_a_damaged_version_is_replaced_by_the_sound_one():
 
 
 @pytest.mark.parametrize("harm", ["change", "remove", "add", "manifest"])
+@pytest.mark.fault("G1")
 def test_every_kind_of_damage_is_named(harm):
     version("a")
     place = versions.VERSIONS / "a"
@@ -63,6 +65,7 @@ def test_every_kind_of_damage_is_named(harm):
     assert problem.where.endswith({"add": "more", "manifest": "manifest.json"}.get(harm, "table"))
 
 
+@pytest.mark.fault("F1")
 def test_history_survives_a_torn_last_line():
     version("a")
     version("b")
@@ -89,6 +92,7 @@ def test_the_version_compared_is_the_newest_of_this_source_with_an_earlier_as_of
     assert versions.newest("s")["run_id"] == "d"
 
 
+@pytest.mark.fault("F1", "F2")
 def test_a_reader_of_the_link_never_finds_it_missing_or_mixed():
     version("a", b"a" * 1000)
     version("b", b"b" * 1000)
@@ -111,6 +115,7 @@ def test_a_reader_of_the_link_never_finds_it_missing_or_mixed():
     assert seen == {(1000, True)}
 
 
+@pytest.mark.fault("F1", "G1")
 def test_a_lost_link_is_repaired_from_the_receipt_and_a_damaged_version_is_not():
     version("a")
     versions.RECEIPT.write_text(json.dumps({"run_id": "a"}))
@@ -133,6 +138,7 @@ def test_grades_published_before_are_matched_by_customer_not_by_row():
 
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "  =1", "＝1", "\n=1"])
+@pytest.mark.fault("C10")
 def test_text_that_a_spreadsheet_would_run_is_neutralised_in_csv_alone(text):
     table = pa.table({"name": [text, "plain", None], "number": [-1.5, 2.0, None]})
     safe = answers.safe_for_spreadsheets(table)
@@ -140,6 +146,7 @@ def test_text_that_a_spreadsheet_would_run_is_neutralised_in_csv_alone(text):
     assert safe["number"].to_pylist() == [-1.5, 2.0, None]
 
 
+@pytest.mark.fault("G1")
 def test_the_written_bytes_are_audited(tmp_path):
     table = pa.table({"customer_id": ["1"], "pd_12m": [0.5]})
     publish._write_table(table, tmp_path, {"bellwether.contract_version": "1"})
@@ -221,6 +228,7 @@ def test_a_pruned_version_is_sound_only_for_who_knows_and_still_guarded():
 
 
 @pytest.mark.parametrize("after", ["the note", "one file"])
+@pytest.mark.fault("F1")
 def test_a_kill_amid_pruning_leaves_a_version_that_says_so_and_the_next_call_ends_it(after, monkeypatch):
     published("v1", "2026-01-01")
     published("v2", "2026-02-01")
