@@ -291,6 +291,7 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
     held = tracking.flat(read_json(SOUNDNESS), "explain")  # shares are figures, whole numbers say on how many
     numbers |= {name: value for name, value in held.items() if type(value) is float}
     numbers |= {f"monitor.{name}": value for name, value in read_json(MONITORED).items()} if MONITORED.exists() else {}
+    told = [version / "report" / name for name in TOLD]
     tracking.log_publication(
         source=facts["source"],
         registry=read_json(Path("data/promote/verdict.json"))["registry"],
@@ -302,11 +303,7 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
         params={name: str(value) for name, value in held.items() if type(value) is int},
         metrics=numbers | {"customers": float(table.num_rows)},
         # neither the page nor figures.json: they list customers by their identifiers
-        artifacts=(
-            version / "manifest.json",
-            *(version / "report" / name for name in TOLD if (version / "report" / name).exists()),
-            Path("data/ingest/quality.json"),
-        ),
+        artifacts=(version / "manifest.json", Path("data/ingest/quality.json"), *filter(Path.exists, told)),
     )
 
 

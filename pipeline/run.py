@@ -113,8 +113,7 @@ def preflight() -> None:
 
 def _refuse_open_doors() -> None:
     """Refuse (exit code 4) folders in which any user of the machine may plant a file that a run then trusts."""
-    private = (STATE, Path(".dvc"), Path(".dvc/cache"), Path(".dvc/tmp"), Path("mlruns"),
-               Path("data"), Path("data/promote"), Path("data/publish"), Path("data/journal"))  # fmt: skip
+    private = (STATE, *map(Path, (".dvc/cache", ".dvc/tmp", "mlruns", "data/promote", "data/journal")))  # a run's own
     wide = [folder for folder in private if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH]
     if wide:
         raise ConfigurationRefused(

@@ -485,7 +485,7 @@ def test_a_publication_behind_a_link_is_published_there(book, tmp_path, monkeypa
 
 
 @fault("G8")
-@pytest.mark.parametrize("folder", [".dvc/tmp", ".dvc/cache", "mlruns", ".run", "data", "data/publish", "data/promote"])
+@pytest.mark.parametrize("folder", [".dvc/tmp", ".dvc/cache", "mlruns", ".run", "data/promote", "data/journal"])
 def test_a_folder_open_to_every_user_is_refused(folder, book):
     Path(folder).mkdir(parents=True, exist_ok=True)
     Path(folder).chmod(0o777)
