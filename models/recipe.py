@@ -63,6 +63,7 @@ class Trained:
     booster: str
     encoders: Encoders
     margin: np.ndarray  # a train row; NaN where no fold asked about it
+    single: np.ndarray  # the same by the first of the models averaged alone
     opinion_a: np.ndarray  # margins of two models that share neither customers nor evidence with each other,
     opinion_b: np.ndarray  # nor the row's customer; NaN where a third of the customers cannot train
     learning_rate: float
@@ -205,7 +206,9 @@ def _trained(plan: _Plan, indices: Indices, settings: TrainSettings) -> Trained:
         opinion[place // 3, thirds[place % 3]] = answer.mean(axis=0)
     text = estimator.average(plan.fits(matrix, panel.outcome, inputs, len(plan.members), plan.each))
     rate = float(str(plan.members[0]["learning_rate"]))
-    return Trained(inputs, text, coder, margin, opinion[0], opinion[1], rate, plan.rounds, len(plan.members), found)
+    return Trained(
+        inputs, text, coder, margin, single, opinion[0], opinion[1], rate, plan.rounds, len(plan.members), found
+    )
 
 
 def averaging(many: np.ndarray, one: np.ndarray, panel: Panel) -> dict[str, float]:
@@ -227,13 +230,13 @@ def averaging(many: np.ndarray, one: np.ndarray, panel: Panel) -> dict[str, floa
 def without_directions(
     panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tuned, settings: TrainSettings
 ) -> np.ndarray:
-    """Return out-of-fold margins as `train` does, by models that are not held to the features' directions.
+    """Return out-of-fold margins as the first of `train`'s models, by one not held to the features' directions.
 
-    `settings` state the number of models averaged, trees and step size of the model compared with.
+    `settings` state the trees and step size of the model compared with.
     """
-    plan = _Plan.of(panel, inputs, replace(tuned, monotone=False), settings)
-    everything, count = np.arange(len(inputs)), len(plan.members)
-    done = estimator.side_by_side(lambda fold: plan.asked(fold, everything, count).mean(axis=0), indices)
+    plan = _Plan.of(panel, inputs, replace(tuned, monotone=False), settings.model_copy(update={"seeds": 1}))
+    everything = np.arange(len(inputs))
+    done = estimator.side_by_side(lambda fold: plan.asked(fold, everything, 1)[0], indices)
     return _mean_margin(len(panel), indices, done)
 
 

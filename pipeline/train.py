@@ -53,8 +53,8 @@ def out_of_fold(panel: Panel, fold: pd.Series, trained: Trained) -> pd.DataFrame
 
 def direction_cost(panel: Panel, trained: Trained, free: np.ndarray) -> dict[str, float]:
     """Return what holding the features to their directions costs in out-of-fold AUC, with DeLong's interval."""
-    known = ~np.isnan(trained.margin) & ~np.isnan(free)
-    found = metrics.auc_difference(panel.outcome[known], free[known], trained.margin[known], panel.customer[known])
+    known = ~np.isnan(trained.single) & ~np.isnan(free)
+    found = metrics.auc_difference(panel.outcome[known], free[known], trained.single[known], panel.customer[known])
     return {name: round(found[name], 6) for name in ("difference", "low", "high")}
 
 
@@ -120,7 +120,7 @@ def main() -> None:
         "challengers": {kind: {"inputs": len(each.columns), "penalty": each.penalty} for kind, each in others.items()},
     }
     if summary["monotone"]:
-        same = {"learning_rate": trained.learning_rate, "num_boost_round": trained.rounds, "seeds": trained.seeds}
+        same = {"learning_rate": trained.learning_rate, "num_boost_round": trained.rounds}
         free = without_directions(panel, inputs, indices, tuned, settings.model_copy(update=same))
         summary["auc_cost_of_directions"] = direction_cost(panel, trained, free)
     write_json(OUT / "summary.json", summary)
