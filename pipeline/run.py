@@ -194,7 +194,7 @@ def _readable(path: Path) -> bool:
     """Return whether a file holds JSON."""
     try:
         read_json(path)
-    except ValueError:
+    except (OSError, ValueError):
         return False
     return True
 
