@@ -1,8 +1,8 @@
 """Whether reasons hold: what models of other seeds would have said, and what taking a reason away does.
 
 Agreement compares models of the same rows and other seeds: those that the model averages, each by itself, which may
-also differ in parameters, or refits. Where they name other reasons, the reason is owed to the draw and not to the customer. The
-counterfactual puts a reason's input (or all inputs of its family) at what is typical in the reference and asks the
+also differ in parameters, or refits. Where they name other reasons, the reason is owed to the draw and not to the
+customer. The counterfactual puts a reason's input (or all inputs of its family) at what is typical in the reference and asks the
 model again: a reason that names what raised the risk lowers it. Both look at the margin, before calibration, which puts
 no customer before another.
 """
