@@ -1,0 +1,421 @@
+"""`python -m pipeline erase <customer_id>`: no trace of a customer in what the pipeline wrote, and a proof of it.
+
+In this order, so that the same command ends its work after a kill: tombstone (tombstones.py); published versions, each
+rewritten without him beside the old one and swapped in one step; the stages' folders and DVC's cache, which the next
+run makes anew; MLflow, records of runs, overrides, the sink; then every file is searched again. Raw files are the
+lender's: they are listed, never written, and `ingest` leaves his rows out. The proof, data/erased/proof-<hash>.json,
+does not name him.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from hashlib import sha256 as digest_of
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+
+from features.errors import ConfigurationRefused, GateRefused, IntegrityRefused, Problem, ServiceRefused
+from pipeline import bundle, postgres, run, tombstones, traces, versions
+from pipeline.fingerprint import sha256
+from pipeline.params import STAGES
+from pipeline.publish import PREVIEW, Params
+from pipeline.stage import read_json, write_json
+from pipeline.traces import Trace, files_below, named
+
+ORIGINS = (Path("data/raw"), Path("data/simulate"))  # what the data is made of: listed, never written
+KEPT = ("simulate", "promote", "publish")  # stages whose folders are not made anew as a whole
+MADE = [Path("data") / stage for stage in STAGES if stage not in KEPT]
+CACHE = (Path(".dvc/cache"), Path(".dvc/tmp"), PREVIEW)
+STORE = Path("mlruns")
+WHY = "rows of an erased customer were taken out of it"
+FIRST, LAST = date(1950, 1, 1), date(2100, 1, 1)  # of dates on which a customer may have been observed
+
+
+@dataclass
+class Found:
+    """Where a customer stands: files by what is done about them, models by version, credits by their identifiers."""
+
+    made: list[Path] = field(default_factory=list)  # stages' folders and cache: removed, made anew
+    versions: dict[str, list[Path]] = field(default_factory=dict)
+    store: list[Path] = field(default_factory=list)  # MLflow
+    records: list[Path] = field(default_factory=list)  # of runs, overrides, tables that people asked for
+    raw: list[Path] = field(default_factory=list)
+    git: list[str] = field(default_factory=list)
+    left: list[Path] = field(default_factory=list)  # nobody but a person can judge these
+
+    @property
+    def any(self) -> bool:
+        """Tell whether anything but git names the customer."""
+        return any((self.made, self.versions, self.store, self.records, self.raw, self.left))
+
+
+def erase(customer: str, *, dry_run: bool = False) -> int:
+    """Erase a customer and return 0; with `dry_run` only tell what would go.
+
+    Refuses (exit code 4) a customer whom no file names, (3) where a trace is left that a person must judge, (6) while
+    another run owns the workspace, (8) where the sink is away: all else is done then, and the command may be repeated.
+    """
+    if not customer.strip() or len(customer) > traces.LONGEST // 8:
+        raise ConfigurationRefused(Problem("customer", "an identifier", "none or too long", "Name one customer."))
+    trace = Trace(customer)
+    with run.owned():
+        if not dry_run:
+            run.heal()
+        found = survey(trace)
+        stones = tombstones.load()
+        erased_before = stones is not None and stones.knows(customer)
+        if not found.any and not erased_before:
+            remedy = "Check the identifier: letters of the other case are another customer."
+            raise ConfigurationRefused(Problem("customer", "one whom a file here names", "none of that id", remedy))
+        problems = [
+            problem for run_id in found.versions for problem in versions.faults(versions.VERSIONS / run_id, pruned=True)
+        ]
+        if problems and not dry_run:  # a manifest of ours must not make sound what somebody altered
+            raise IntegrityRefused(problems)
+        models = trained_by(customer)
+        if dry_run:
+            _tell(found, models, "would be")
+            return 0
+        stones = tombstones.begin()
+        tombstones.lay(stones, customer, credits_of(customer))
+        for run_id in found.versions:
+            rewrite_version(versions.VERSIONS / run_id, trace)
+        _mend_receipt()
+        _remove_made()
+        _clear_records(trace, found)
+        late = _clear_sink(customer)
+        after = survey(trace)
+        _tell(found, models, "was")
+        proof = _prove(stones.hash(tombstones.CUSTOMERS, customer), found, after, models, late)
+    _judge(after, proof)
+    if late is not None:
+        raise late
+    return 0
+
+
+# --- where he stands
+
+
+def survey(trace: Trace) -> Found:
+    """Search every file of the workspace, raw ones too, and sort those that name the customer."""
+    found, tracked = Found(), _tracked()
+    leave = (*(Path(each) for each in ORIGINS), tombstones.FOLDER)
+    for path in files_below(Path(), leave=leave):
+        if path == run.STATE / "lock" or not named(trace, path):
+            continue
+        if any(path.is_relative_to(folder) for folder in (*MADE, *CACHE)):
+            found.made.append(path)
+        elif path.is_relative_to(versions.VERSIONS) and len(path.parts) > 4:
+            found.versions.setdefault(path.parts[3], []).append(path)
+        elif path.is_relative_to(STORE):
+            found.store.append(path)
+        elif path == Path("data/overrides.csv") or path.is_relative_to(run.STATE) or _askable(path, tracked):
+            found.records.append(path)
+        elif path.as_posix() in tracked:
+            found.git.append(path.as_posix())
+        else:
+            found.left.append(path)
+    found.raw = [path for origin in ORIGINS for path in _through_links(origin) if named(trace, path)]
+    found.git += [f"commit {each}" for each in _commits(trace.identifier)]
+    return found
+
+
+def _askable(path: Path, tracked: set[str]) -> bool:
+    """Tell whether a file is a table or a log that somebody had written here, whose rows can be told apart."""
+    ours = path.parts[0] == "data" and path.parts[1] in ("promote", "publish", "journal", "sources", "policy")
+    rows = path.suffix in (".csv", ".parquet", ".jsonl", ".log", ".txt", ".err", ".out")
+    return rows and not ours and path.as_posix() not in tracked
+
+
+def _through_links(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, in order, through links."""
+    for top, inner, names in os.walk(folder, followlinks=True):
+        inner.sort()
+        yield from (Path(top) / each for each in sorted(names) if (Path(top) / each).is_file())
+
+
+def _git(*arguments: str) -> str:
+    """Return what a git command prints; nothing outside git."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout
+
+
+def _tracked() -> set[str]:
+    """Return the files that git knows."""
+    return set(filter(None, _git("ls-files", "-z").split("\0")))
+
+
+def _commits(identifier: str) -> list[str]:
+    """Return the commits that brought or took a line of the overrides that names the customer."""
+    return _git("log", "--all", "--format=%h", f"-S{identifier}", "--", "data/overrides.csv").split()
+
+
+def credits_of(customer: str) -> list[str]:
+    """Return the credits that are this customer's alone, by the tables that ingest left; none where there are none."""
+    parts = "data/ingest/tables/credits/*/part.parquet"
+    if not any(Path().glob(parts)):
+        return []
+    rows = duckdb.execute(
+        f"SELECT credit_id FROM read_parquet('{parts}', hive_partitioning = false) GROUP BY credit_id "
+        "HAVING bool_and(customer_id = ?) ORDER BY 1", [customer],
+    ).fetchall()  # fmt: skip
+    return [row[0] for row in rows]
+
+
+def trained_by(customer: str) -> list[dict[str, Any]]:
+    """Return the stored models that rows of the customer trained: source, version, whether champion, MLflow's runs.
+
+    A bundle names its train rows by the hash of customer and date alone, so every date is tried.
+    """
+    days = (FIRST + timedelta(days=each) for each in range((LAST - FIRST).days))
+    keys = {digest_of(f"{customer}|{day}".encode()).hexdigest() for day in days}
+    models = []
+    for file in sorted(bundle.BUNDLES.glob("*/*/trained_on.parquet")):
+        trained = pq.read_table(file, columns=["key"])["key"].to_pylist()
+        rows = sum(key in keys for key in trained)
+        if rows:
+            source, version = file.parts[-3:-1]
+            champion = bundle.champion_version(source) == version
+            models.append({"source": source, "model_version": version, "rows": rows, "champion": champion,
+                           "mlflow_runs": _runs_of(version)})  # fmt: skip
+    return models
+
+
+def _runs_of(version: str) -> list[str]:
+    """Return the ids of the runs in MLflow's own store that carry a model version."""
+    store = STORE / "mlflow.db"
+    if not store.exists():
+        return []
+    with suppress(sqlite3.Error):
+        connection = sqlite3.connect(store.resolve().as_uri() + "?mode=ro", uri=True, timeout=10)
+        try:
+            asked = "SELECT DISTINCT run_uuid FROM tags WHERE key = 'bellwether.candidate' AND value = ? ORDER BY 1"
+            return [row[0] for row in connection.execute(asked, (version,)).fetchall()]
+        finally:
+            connection.close()
+    return []
+
+
+# --- what is done
+
+
+def rewrite_version(folder: Path, trace: Trace) -> None:
+    """Put a version without the customer in the place of one with him, in one step, with a manifest that says so.
+
+    Tables lose his rows; a page that names him goes as a whole, for its figures would still be his. The model's files
+    stay. What it was cannot be rebuilt any more, and `rebuild` says why.
+    """
+    scratch = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(folder, scratch)
+    manifest = read_json(scratch / "manifest.json")
+    rewritten, removed = [], []
+    for path in [path for path in versions.files_of(scratch) if named(trace, path)]:
+        name = path.relative_to(scratch).as_posix()
+        if name.startswith("scorer/"):
+            continue
+        content = traces.without(trace, path)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        if content is None or named(trace, path):
+            path.unlink(missing_ok=True)
+            del manifest["files"][name]
+            removed.append(name)
+        else:
+            manifest["files"][name] = sha256(path)
+            rewritten.append(name)
+    table = scratch / "scored_customers.parquet"
+    if "bellwether.duckdb" in removed and table.exists():
+        _write_database(scratch)
+        manifest["files"]["bellwether.duckdb"] = sha256(scratch / "bellwether.duckdb")
+        removed.remove("bellwether.duckdb")
+        rewritten.append("bellwether.duckdb")
+    if table.exists():
+        manifest["rows"] = pq.read_metadata(table).num_rows
+    before = manifest.get("erased") or {"customers": 0, "first_manifest": sha256(folder / "manifest.json")}
+    manifest["erased"] = {
+        "customers": before["customers"] + 1,
+        "first_manifest": before["first_manifest"],
+        "rewritten": sorted({*before.get("rewritten", []), *rewritten} - set(removed)),
+        "removed": sorted({*before.get("removed", []), *removed}),
+        "rebuild": f"not byte for byte: {WHY}",
+    }
+    write_json(scratch / "manifest.json", manifest)
+    versions.sync_tree(scratch)
+    _exchange(scratch, folder)
+    shutil.rmtree(scratch)
+
+
+def _write_database(folder: Path) -> None:
+    """Write the DuckDB file anew from the table beside it."""
+    with duckdb.connect(str(folder / "bellwether.duckdb")) as connection:
+        connection.execute(
+            "create table scored_customers as select * from read_parquet(?) order by customer_id",
+            [str(folder / "scored_customers.parquet")],
+        )
+
+
+def _exchange(fresh: Path, old: Path) -> None:
+    """Let two folders change names in one step, so that a reader never finds none; in two where the system cannot."""
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None or rename(here, os.fsencode(fresh), here, os.fsencode(old), swap) != 0:
+        aside = old.with_name(f".tmp-old-{old.name}")
+        old.rename(aside)
+        fresh.rename(old)
+        aside.rename(fresh)
+    versions.sync(old.parent)
+
+
+def _mend_receipt() -> None:
+    """Let the receipt state the table that the current version now holds."""
+    if not versions.RECEIPT.exists():
+        return
+    receipt = read_json(versions.RECEIPT)
+    table = versions.VERSIONS / str(receipt.get("run_id")) / "scored_customers.parquet"
+    if table.exists() and receipt.get("scored_customers") != sha256(table):
+        write_json(versions.RECEIPT, receipt | {"scored_customers": sha256(table)})
+
+
+def _remove_made() -> None:
+    """Remove what the next run makes anew: the stages' folders, but for what git keeps there, and DVC's cache."""
+    tracked = _tracked()
+    for folder in MADE:
+        for path in [path for path in files_below(folder) if path.as_posix() not in tracked]:
+            if path.name != ".gitignore":
+                path.unlink()
+        for empty in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+            with suppress(OSError):
+                empty.rmdir()
+        with suppress(OSError):
+            folder.rmdir()
+    for folder in CACHE:
+        if folder.exists() and not folder.is_symlink():
+            shutil.rmtree(folder)
+
+
+def _clear_records(trace: Trace, found: Found) -> None:
+    """Take the customer's rows out of MLflow's store, of records of runs, of overrides and of tables asked for."""
+    for path in [*found.store, *found.records]:
+        if not path.exists():
+            continue
+        if traces.kind_of(path) == "sqlite":
+            traces.clear_sqlite(trace, path)
+            continue
+        content = traces.without(trace, path)
+        if content is None:
+            path.unlink()
+            continue
+        fresh = path.with_name(path.name + ".new")
+        fresh.write_bytes(content)
+        shutil.copymode(path, fresh)
+        fresh.replace(path)
+
+
+def _clear_sink(customer: str) -> ServiceRefused | None:
+    """Take the customer's rows out of the sink, if there is one; return why where it is away."""
+    params = Params.load()
+    to = postgres.sink(params.postgres, params.postgres_table)
+    if to is None:
+        return None
+    try:
+        print(f"erase: {postgres.erase(to, customer)}")
+    except ServiceRefused as refusal:
+        return refusal
+    return None
+
+
+# --- what is told
+
+
+def _elsewhere() -> list[str]:
+    """Return the places outside this workspace that hold copies and were not searched."""
+    places = [f"{folder}, a link" for folder in CACHE if folder.is_symlink()]
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        places.append("the tracking server of MLFLOW_TRACKING_URI")
+    for file in (Path(".dvc/config"), Path(".dvc/config.local")):
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            key, _, value = line.partition("=")
+            if key.strip() in ("url", "dir"):
+                places.append(f"DVC's {key.strip()} of {file}: {value.strip().rpartition('@')[2]}")
+    return places
+
+
+def _tell(found: Found, models: list[dict[str, Any]], word: str) -> None:
+    """Print what goes, what stays and what a person has to do."""
+    print(f"erase: {len(found.made)} files of stages and DVC's cache name the customer; all of these {word} removed")
+    for run_id, files in sorted(found.versions.items()):
+        print(f"erase: version {run_id} {word} rewritten without the customer, whom {len(files)} of its files name")
+    for path in [*found.store, *found.records]:
+        print(f"erase: rows {word} taken out of {path}")
+    for path in found.raw:
+        link = any(each.is_symlink() for each in (path, *path.parents))
+        how = "behind a link" if link else "in the workspace"
+        print(f"erase: raw file {path} ({how}) names the customer and stays: let who delivers it take the rows out")
+    for each in found.git:
+        print(f"erase: git: {each} names the customer; commit the change, and rewrite the history where it must go")
+    for model in models:
+        whose = "champion" if model["champion"] else "model"
+        told = ", ".join(model["mlflow_runs"]) or "none"
+        print(
+            f"erase: {whose} {model['model_version']} of {model['source']} was trained by {model['rows']} of the "
+            f"customer's rows (MLflow runs: {told}): `python -m pipeline retrain`"
+        )
+    for place in _elsewhere():
+        print(f"erase: not searched: {place}")
+
+
+def _shown(path: Path) -> str:
+    """Return a path of which the last part may name a customer."""
+    return path.as_posix()
+
+
+def _prove(hashed: str, found: Found, after: Found, models: list[dict[str, Any]], late: ServiceRefused | None) -> Path:
+    """Write what was done and what the search after it found, without the customer's identifier; return where."""
+    left = [*after.made, *(path for files in after.versions.values() for path in files), *after.store, *after.records]
+    proof = tombstones.FOLDER / f"proof-{hashed[:16]}.json"
+    before = read_json(proof) if proof.exists() else {}
+    known = {model["model_version"]: model for model in [*before.get("retrain", []), *models]}
+    facts = {
+        "tombstone": hashed,
+        "versions_rewritten": sorted({*before.get("versions_rewritten", []), *found.versions}),
+        "files_that_named_the_customer": {"stages_and_cache": len(found.made), "tracking": len(found.store),
+                                          "records": len(found.records), "raw": len(found.raw)},
+        "files_that_name_the_customer_now": len(left) + len(after.left),
+        "raw_files_kept": len(after.raw),
+        "kept_by_git": len(after.git),
+        "sink": "away" if late else "none, or cleared",
+        "not_searched": _elsewhere(),
+        "retrain": [known[version] for version in sorted(known)],
+    }  # fmt: skip
+    tombstones.write_private(proof, (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+    return proof
+
+
+def _judge(after: Found, proof: Path) -> None:
+    """Say that nothing is left, or refuse (exit code 3) with every file that still names the customer."""
+    left = [*after.made, *(path for files in after.versions.values() for path in files), *after.store, *after.records]
+    left += after.left
+    if left:
+        remedy = "Take the rows out of it or remove it, then run the same command again."
+        raise GateRefused(Problem(str(path), "without the customer", "the identifier", remedy) for path in left)
+    kept = f"; {len(after.raw)} raw files keep the rows, which ingest leaves out" if after.raw else ""
+    print(f"erase: searched again, no file of the workspace names the customer{kept}; proof: {proof}")
+    print("erase: `python -m pipeline run` builds and publishes without the customer", file=sys.stderr)
