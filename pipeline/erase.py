@@ -74,7 +74,8 @@ def erase(customer: str, *, dry_run: bool = False) -> int:
     with run.owned():
         if not dry_run:
             run.heal()
-        found = survey(trace)
+        owned = credits_of(customer)
+        found = survey(trace, owned)
         stones = tombstones.load()
         erased_before = stones is not None and stones.knows(customer)
         if not found.any and not erased_before:
@@ -87,18 +88,18 @@ def erase(customer: str, *, dry_run: bool = False) -> int:
             raise IntegrityRefused(problems)
         models = trained_by(customer)
         if dry_run:
-            _tell(found, models, "would be")
+            _tell(found, models, "would be", "would be")
             return 0
         stones = tombstones.begin()
-        tombstones.lay(stones, customer, credits_of(customer))
+        tombstones.lay(stones, customer, owned)
         for run_id in found.versions:
             rewrite_version(versions.VERSIONS / run_id, trace)
         _mend_receipt()
         _remove_made()
         _clear_records(trace, found)
         late = _clear_sink(customer)
-        after = survey(trace)
-        _tell(found, models, "was")
+        after = survey(trace, owned)
+        _tell(found, models, "was", "were")
         proof = _prove(stones.hash(tombstones.CUSTOMERS, customer), found, after, models, late)
     _judge(after, proof)
     if late is not None:
@@ -109,8 +110,8 @@ def erase(customer: str, *, dry_run: bool = False) -> int:
 # --- where he stands
 
 
-def survey(trace: Trace) -> Found:
-    """Search every file of the workspace, raw ones too, and sort those that name the customer."""
+def survey(trace: Trace, owned: list[str]) -> Found:
+    """Search every file of the workspace, and sort those that name the customer; raw ones that name his credits too."""
     found, tracked = Found(), _tracked()
     leave = (*(Path(each) for each in ORIGINS), tombstones.FOLDER)
     for path in files_below(Path(), leave=leave):
@@ -128,7 +129,8 @@ def survey(trace: Trace) -> Found:
             found.git.append(path.as_posix())
         else:
             found.left.append(path)
-    found.raw = [path for origin in ORIGINS for path in _through_links(origin) if named(trace, path)]
+    told = (trace, *map(Trace, owned))
+    found.raw = [path for origin in ORIGINS for path in _through_links(origin) if any(named(t, path) for t in told)]
     found.git += [f"commit {each}" for each in _commits(trace.identifier)]
     return found
 
@@ -358,17 +360,21 @@ def _elsewhere() -> list[str]:
     return places
 
 
-def _tell(found: Found, models: list[dict[str, Any]], word: str) -> None:
+def _tell(found: Found, models: list[dict[str, Any]], one: str, several: str) -> None:
     """Print what goes, what stays and what a person has to do."""
-    print(f"erase: {len(found.made)} files of stages and DVC's cache name the customer; all of these {word} removed")
+    print(
+        f"erase: {len(found.made)} files of stages and DVC's cache name the customer; all of their folders {several} removed"
+    )
     for run_id, files in sorted(found.versions.items()):
-        print(f"erase: version {run_id} {word} rewritten without the customer, whom {len(files)} of its files name")
+        print(f"erase: version {run_id} {one} rewritten without the customer, whom {len(files)} of its files name")
     for path in [*found.store, *found.records]:
-        print(f"erase: rows {word} taken out of {path}")
+        print(f"erase: rows {several} taken out of {path}")
     for path in found.raw:
         link = any(each.is_symlink() for each in (path, *path.parents))
         how = "behind a link" if link else "in the workspace"
-        print(f"erase: raw file {path} ({how}) names the customer and stays: let who delivers it take the rows out")
+        print(
+            f"erase: raw file {path} ({how}) names the customer or his credit and stays: let who delivers it take the rows out"
+        )
     for each in found.git:
         print(f"erase: git: {each} names the customer; commit the change, and rewrite the history where it must go")
     for model in models:
@@ -380,11 +386,6 @@ def _tell(found: Found, models: list[dict[str, Any]], word: str) -> None:
         )
     for place in _elsewhere():
         print(f"erase: not searched: {place}")
-
-
-def _shown(path: Path) -> str:
-    """Return a path of which the last part may name a customer."""
-    return path.as_posix()
 
 
 def _prove(hashed: str, found: Found, after: Found, models: list[dict[str, Any]], late: ServiceRefused | None) -> Path:

@@ -207,7 +207,8 @@ def _returned(made: Path) -> bool:
     if stones is None or not (made / TABLE).is_file():
         return False
     known = sorted(stones.hashes[tombstones.CUSTOMERS])
-    asked = f"select count(*) from read_parquet(?) where list_contains(?, {stones.sql(tombstones.CUSTOMERS, 'customer_id')})"
+    theirs = stones.sql(tombstones.CUSTOMERS, "customer_id")
+    asked = f"select count(*) from read_parquet(?) where list_contains(?, {theirs})"
     with duckdb.connect() as connection:
         (count,) = connection.execute(asked, [str(made / TABLE), known]).fetchall()[0]
     return bool(count)
