@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
 import stat
@@ -118,7 +117,7 @@ def lived_in(shop: Shop) -> Shop:
     shutil.rmtree("data/publish")
     shop.lines.append(f"t99999,{GONE},2021-05-01,not a number,2021-05-01")  # his broken row stands in quarantine
     shop.moves()
-    with open("params.yaml", "a") as handle:
+    with Path("params.yaml").open("a") as handle:
         handle.write("ingest: {max_quarantined_row_share: 1, max_quarantined_amount_share: 1}\n")
     shop.published = {}
     ingest.main()
@@ -320,7 +319,7 @@ def test_an_altered_version_is_not_made_sound(lived_in: Shop) -> None:
 @pytest.mark.sample
 def test_what_a_person_must_judge_is_named(lived_in: Shop) -> None:
     Path("letter.html").write_text(f"<p>Dear {GONE}</p>")
-    with pytest.raises(GateRefused, match="letter.html"):
+    with pytest.raises(GateRefused, match=r"letter\.html"):
         erase.erase(GONE)
     Path("letter.html").unlink()
     assert erase.erase(GONE) == 0
@@ -330,11 +329,11 @@ def test_what_a_person_must_judge_is_named(lived_in: Shop) -> None:
 @pytest.mark.sample
 def test_a_lost_or_open_key_is_refused_before_he_comes_back(lived_in: Shop) -> None:
     erase.erase(GONE)
-    os.chmod(tombstones.KEY, 0o644)
+    tombstones.KEY.chmod(0o644)
     with pytest.raises(ConfigurationRefused, match="closed to all but its owner"):
         ingest.main()
     tombstones.KEY.unlink()
-    with pytest.raises(IntegrityRefused, match="tombstones|key"):
+    with pytest.raises(IntegrityRefused, match="key of 32 bytes"):
         ingest.main()
     assert "/data/erased/" in (ROOT / ".gitignore").read_text().splitlines()
 
