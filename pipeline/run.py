@@ -194,7 +194,7 @@ def _readable(path: Path) -> bool:
     """Return whether a file holds JSON."""
     try:
         read_json(path)
-    except ValueError:
+    except (OSError, ValueError):
         return False
     return True
 
@@ -324,7 +324,7 @@ def _tell(command: str, log: str | None, action: Callable[[Logbook], int], *, st
                 raise
             finally:
                 record = STATE / "failure.json"
-                facts = book.summary(code, read_json(record) if record.exists() else None)
+                facts = book.summary(code, read_json(record) if _readable(record) else None)
                 book.end(facts)
                 late = webhook.deliver(facts, sentence(facts))
                 if late is not None:

@@ -148,7 +148,7 @@ def test_companies_of_polish_are_numbered_and_their_ratios_read(room, realdata):
     first = ask(f"SELECT * EXCLUDE (exposure, outcome_known_on) FROM {view('observations')} WHERE customer_id = '1'")
     assert {0.20055, 0.37951, 0.39641} <= set(first[0])
     columns = ask(f"SELECT count(*) FROM (DESCRIBE SELECT * FROM {view('observations')})")[0][0]
-    assert columns == 64 + 6
+    assert columns == 64 + 7
 
 
 @pytest.mark.slow
