@@ -226,7 +226,7 @@ def _elsewhere() -> list[str]:
 def _tell(found: Found, models: list[dict[str, Any]], one: str, several: str) -> None:
     """Print what goes, what stays and what a person has to do."""
     print(
-        f"erase: {len(found.made)} files of stages and DVC's cache name the customer; all of their folders {several} removed"
+        f"erase: {len(found.made)} files of stages and DVC's cache name the customer; their folders {several} removed"
     )
     for run_id, files in sorted(found.versions.items()):
         print(f"erase: version {run_id} {one} rewritten without the customer, whom {len(files)} of its files name")

@@ -18,8 +18,9 @@ import os
 import re
 import sqlite3
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +46,7 @@ class Trace:
         """Return the expression (RE2 too) that finds it in a cell's text."""
         return rf"(^|[^\w\-.]){re.escape(self.identifier)}($|[^\w\-.]|[.\-]($|\W))"
 
-    @property
+    @cached_property
     def in_bytes(self) -> re.Pattern[bytes]:
         """Return the expression that finds it in plain bytes, in the ways in which text is written."""
         plain = self.identifier
@@ -128,8 +129,10 @@ def _plain(trace: Trace, path: Path) -> bool:
 
 def _csv(trace: Trace, path: Path) -> bool:
     """Search records whose cells can be told apart; a file of other bytes was found by its bytes."""
-    records = _records(trace, path.read_bytes())
-    return records is None or any(theirs for _, theirs in records)
+    try:
+        return any(theirs for _, theirs in _records(trace, path))
+    except (UnicodeDecodeError, csv.Error):
+        return True
 
 
 def _stream(trace: Trace, handle: IO[bytes] | Any) -> bool:
@@ -234,7 +237,7 @@ def without(trace: Trace, path: Path) -> bytes | None:
     if kind_of(path) == "parquet":
         return _fewer_rows(trace, path)
     if path.suffix == ".csv":
-        return _fewer_records(trace, path.read_bytes())
+        return _fewer_records(trace, path)
     if path.suffix in (".jsonl", ".log", ".txt", ".err", ".out"):
         lines = path.read_bytes().splitlines(keepends=True)
         return b"".join(line for line in lines if not trace.in_bytes.search(line))
@@ -256,37 +259,46 @@ def _fewer_rows(trace: Trace, path: Path) -> bytes | None:
     return buffer.getvalue()
 
 
-def _fewer_records(trace: Trace, content: bytes) -> bytes | None:
-    records = _records(trace, content)
-    return None if records is None else "".join(text for text, theirs in records if not theirs).encode()
+def _fewer_records(trace: Trace, path: Path) -> bytes | None:
+    try:
+        return "".join(text for text, theirs in _records(trace, path) if not theirs).encode()
+    except (UnicodeDecodeError, csv.Error):
+        return None
 
 
-def _records(trace: Trace, content: bytes) -> list[tuple[str, bool]] | None:
-    """Return each record of a CSV file as it is written and whether it names the identifier; None for other bytes.
+def _records(trace: Trace, path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield each record of a CSV file as it is written and whether it names the identifier.
 
     A bare number names it in a column `customer_id` alone, where there is one: elsewhere it is an amount.
     """
-    try:
-        lines = list(io.StringIO(content.decode("utf-8"), newline=""))
-    except UnicodeDecodeError:
-        return None
-    delimiter = max(",;\t|", key=lines[0].count) if lines else ","
-    reader, found, taken = csv.reader(lines, delimiter=delimiter), [], 0
-    holder: int | None = None
-    try:
-        for number, record in enumerate(reader):
+    near = {trace.identifier, trace.identifier.replace('"', '""')}
+    with path.open(encoding="utf-8", newline="") as handle:
+        delimiter = max(",;\t|", key=handle.readline().count)
+        handle.seek(0)
+        read: list[str] = []
+        holder: int | None = None
+        for number, record in enumerate(csv.reader(_noting(handle, read), delimiter=delimiter)):
+            text = "".join(read)
+            read.clear()
             if number == 0:
                 plain = [cell.lstrip("\ufeff") for cell in record]
                 holder = plain.index("customer_id") if "customer_id" in plain else None
-            theirs = any(
-                trace.in_text(cell) and (holder in (None, place) or cell != trace.identifier or not cell.isdecimal())
-                for place, cell in enumerate(record)
+            yield (
+                text,
+                any(each in text for each in near)
+                and any(
+                    trace.in_text(cell)
+                    and (holder in (None, place) or cell != trace.identifier or not cell.isdecimal())
+                    for place, cell in enumerate(record)
+                ),
             )
-            found.append(("".join(lines[taken : reader.line_num]), theirs))
-            taken = reader.line_num
-    except csv.Error:
-        return None
-    return found
+
+
+def _noting(lines: Iterable[str], read: list[str]) -> Iterator[str]:
+    """Yield lines, and note them as they are read."""
+    for line in lines:
+        read.append(line)
+        yield line
 
 
 def files_below(top: Path, *, leave: tuple[Path, ...] = ()) -> Iterator[Path]:

@@ -390,3 +390,43 @@ def test_a_lender_that_was_run_and_published(book: Workspace) -> None:
     assert book.pipeline("run").returncode == 0
     never = {name: digest for name, digest in tree(Path("data")).items() if name.startswith(("featurise/", "train/"))}
     assert never == built
+
+
+@fault("G9")
+@pytest.mark.sample
+def test_a_short_number_is_a_customer_in_its_column_and_an_amount_elsewhere(tmp_path: Path) -> None:
+    trace, path = Trace("1787"), tmp_path / "one.csv"
+    path.write_text('customer_id;owed;note\n12;1787;"a\nb"\n1787;5;c\n13;2;see 1787\n')
+    assert traces.named(trace, path)
+    assert traces.without(trace, path) == b'customer_id;owed;note\n12;1787;"a\nb"\n'
+    path.write_bytes(traces.without(trace, path) or b"")
+    assert not traces.named(trace, path)
+    page = tmp_path / "one.json"
+    page.write_text('{"rows": 1787, "size": 0.1787}')
+    assert not traces.named(trace, page)
+    page.write_text('{"worst": "1787"}')
+    assert traces.named(trace, page)
+
+
+@fault("G9")
+@pytest.mark.sample
+def test_a_rebuild_leaves_out_whom_the_version_left_out_and_brings_nobody_back(shop: Shop) -> None:
+    stones = tombstones.begin()
+    tombstones.lay(stones, GONE, ["L1"])
+    stated = stones.stated()
+    tombstones.lay(stones, STAYS, [])
+    project = Path("project")
+    rebuild._lay_tombstones(project, stated)
+    assert (project / tombstones.STONES).read_text().splitlines() == stones.lines[:2]
+    with pytest.raises(IntegrityRefused, match="those that the version was built with"):
+        rebuild._lay_tombstones(Path("other"), [2, "another"])
+    made = Path("made")
+    made.mkdir()
+    pq.write_table(pa.table({"customer_id": [CUSTOMERS[0]]}), made / "scored_customers.parquet")
+    assert not rebuild._returned(made)
+    pq.write_table(pa.table({"customer_id": [CUSTOMERS[0], STAYS]}), made / "scored_customers.parquet")
+    assert rebuild._returned(made)
+    again = tombstones.load()
+    assert again
+    assert again.knows(GONE)
+    assert not again.knows(GONE.lower())
