@@ -40,7 +40,8 @@ def erase(customer: str, *, dry_run: bool = False) -> int:
     """
     if not customer.strip() or len(customer) > traces.LONGEST // 8:
         raise ConfigurationRefused(Problem("customer", "an identifier", "none or too long", "Name one customer."))
-    trace = Trace(customer)
+    trace, params = Trace(customer), Params.load()
+    to = postgres.sink(params.postgres, params.postgres_table)
     with run.owned():
         if not dry_run:
             run.heal()
@@ -65,9 +66,10 @@ def erase(customer: str, *, dry_run: bool = False) -> int:
         for run_id in found.versions:
             rewrite_version(versions.VERSIONS / run_id, trace)
         _mend_receipt()
-        _remove_made()
+        if found.made or not erased_before:
+            _remove_made()
         _clear_records(trace, found)
-        late = _clear_sink(customer)
+        late = None if to is None else _clear_sink(to, customer)
         after = survey(trace, owned)
         _tell(found, models, "was", "were")
         proof = _prove(stones.hash(tombstones.CUSTOMERS, customer), found, after, models, late)
@@ -154,9 +156,12 @@ def _mend_receipt() -> None:
     if not versions.RECEIPT.exists():
         return
     receipt = read_json(versions.RECEIPT)
-    table = versions.VERSIONS / str(receipt.get("run_id")) / "scored_customers.parquet"
-    if table.exists() and receipt.get("scored_customers") != sha256(table):
-        write_json(versions.RECEIPT, receipt | {"scored_customers": sha256(table)})
+    version = versions.VERSIONS / str(receipt.get("run_id"))
+    table = version / "scored_customers.parquet"
+    if table.exists() and read_json(version / "manifest.json").get("erased"):
+        fresh = versions.RECEIPT.with_suffix(".json.new")
+        write_json(fresh, receipt | {"scored_customers": sha256(table)})
+        fresh.replace(versions.RECEIPT)
 
 
 def _remove_made() -> None:
@@ -194,12 +199,8 @@ def _clear_records(trace: Trace, found: Found) -> None:
         fresh.replace(path)
 
 
-def _clear_sink(customer: str) -> ServiceRefused | None:
-    """Take the customer's rows out of the sink, if there is one; return why where it is away."""
-    params = Params.load()
-    to = postgres.sink(params.postgres, params.postgres_table)
-    if to is None:
-        return None
+def _clear_sink(to: postgres.Sink, customer: str) -> ServiceRefused | None:
+    """Take the customer's rows out of the sink; return why where it is away."""
     try:
         print(f"erase: {postgres.erase(to, customer)}")
     except ServiceRefused as refusal:

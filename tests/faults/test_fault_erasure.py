@@ -303,7 +303,9 @@ def test_killed_at_any_step_it_ends_its_work_when_it_is_called_again(
     assert not versions.faults(versions.CURRENT.resolve())
     ingest.main()
     assert lived_in.account("statements")["rules"] == {"erased": 1}
-    assert erase.erase(GONE) == 0, "once more changes nothing"
+    before = tree(Path("data/ingest"))
+    assert erase.erase(GONE) == 0
+    assert tree(Path("data/ingest")) == before, "once more changes nothing"
 
 
 @fault("G9")
