@@ -168,7 +168,7 @@ def _attempt(
             check_contents(build)
             if erased is not None:
                 erased.leave_out(build, order, earlier.ledger.get("erased_credits") or [])
-                build.erased = erased.counts
+                build.erased, build.stones = erased.counts, erased
             needed = [build.mark(table) for table in order]
             if any(needed):
                 raise Again(set().union(*needed))

@@ -98,6 +98,18 @@ class Tombstones:
             run(f"CREATE OR REPLACE TEMP TABLE {gone} AS SELECT _id {rows}")
             build.holdings[table].restate(f"SELECT _id, {LEFT_OUT} AS _state FROM {gone}")
 
+    def blanked(self, table: str) -> str:
+        """Return SQL that blanks the text (`original`) of rows kept out where it names an erased customer.
+
+        Such are lines that could not be split into columns, and rows whose customer could not be told.
+        """
+        word = self.sql(CUSTOMERS, "word")
+        among = f"list_contains([{_listed(self.hashes[CUSTOMERS])}], {word})"
+        words = "regexp_split_to_array(original, '[\\s,;|:\"''{}\\[\\]]+')"
+        return (
+            f"UPDATE {table} SET original = 'erased' WHERE list_bool_or(list_transform({words}, lambda word: {among}))"
+        )
+
 
 def _listed(hashes: Iterable[str]) -> str:
     """Return hashes as a list in SQL; one that none equals where there are none."""

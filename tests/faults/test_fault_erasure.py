@@ -221,6 +221,14 @@ def test_a_redelivery_does_not_bring_him_back_and_the_tables_are_those_without_h
     assert shop.account("customers")["rules"] == {"erased": 2}
     assert shop.quarantined("statements") == []
     assert places_of(GONE) == []
+    # lines of his that cannot be split, or do not say whose they are
+    shop.put("moves5.csv", f"no,id,day,value,seen\nt1,{GONE},2021-06-01,1.00,2021-06-01,more\n")
+    shop.put("moves6.csv", f"no,id,day,value,seen\nt2,,2021-06-01,1.00,{GONE}\nt3,,2021-06-01,1.00,{STAYS}\n")
+    ingest.main()
+    assert [row[3] == "erased" for row in shop.quarantined()] == [True, True, False]
+    assert places_of(GONE) == []
+    for number in (5, 6):
+        shop.drop(f"moves{number}.csv")
     # a row that waited for a credit, which turns out to be his
     shop.put("states4.csv", "loan,day,owed,late\nLY,2021-03-31,9.00,0\n")
     ingest.main()
