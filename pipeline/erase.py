@@ -258,11 +258,15 @@ def _prove(hashed: str, found: Found, after: Found, models: list[dict[str, Any]]
     proof = tombstones.FOLDER / f"proof-{hashed[:16]}.json"
     before = read_json(proof) if proof.exists() else {}
     known = {model["model_version"]: model for model in [*before.get("retrain", []), *models]}
+    counts = {
+        "stages_and_cache": len(found.made), "tracking": len(found.store), "records": len(found.records),
+        "raw": len(found.raw),
+    }  # fmt: skip
+    first = before.get("files_that_named_the_customer") or counts  # of the erasure, not of its repetition
     facts = {
         "tombstone": hashed,
         "versions_rewritten": sorted({*before.get("versions_rewritten", []), *found.versions}),
-        "files_that_named_the_customer": {"stages_and_cache": len(found.made), "tracking": len(found.store),
-                                          "records": len(found.records), "raw": len(found.raw)},
+        "files_that_named_the_customer": {name: max(count, first[name]) for name, count in counts.items()},
         "files_that_name_the_customer_now": len(left) + len(after.left),
         "raw_files_kept": len(after.raw),
         "kept_by_git": len(after.git),
