@@ -87,6 +87,12 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     return rebuild.bring_back(arguments.run_id)
 
 
+def _erase(arguments: argparse.Namespace) -> int:
+    from pipeline import erase
+
+    return erase.erase(arguments.customer_id, dry_run=arguments.dry_run)
+
+
 def _champion(arguments: argparse.Namespace) -> int:
     from pipeline import champion
 
@@ -161,6 +167,9 @@ def parser() -> argparse.ArgumentParser:
     add("rebuild", _rebuild, "Bring a pruned version back, byte for byte, from its manifest.").add_argument("run_id")
     swept = add("gc", _gc, "Prune old tables and cache by the policy in params.yaml (publish.keep_...).")
     swept.add_argument("--dry-run", action="store_true", help="say what would go, and leave it")
+    gone = add("erase", _erase, "Leave no trace of a customer but in raw files, and keep a later delivery's rows out.")
+    gone.add_argument("customer_id")
+    gone.add_argument("--dry-run", action="store_true", help="say what would go, and leave it")
     check = add("check-source", _check_source, "Show what a mapping makes of the first rows of its files, and why not.")
     check.add_argument("name", help="of data/sources/<name>.yaml and data/raw/<name>")
     check.add_argument("--rows", type=int, default=20_000, help="rows of each table to read (20,000)")

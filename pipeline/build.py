@@ -8,8 +8,10 @@ months that gain or lose a row are written, and the account of all rows ever rea
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from features.expressions import name, quote
@@ -39,6 +41,8 @@ CHUNK = 6_000_000  # rows ordered at once
 
 class Build(Quarantine):
     """One source's canonical tables in the making."""
+
+    erased: Mapping[str, int] = MappingProxyType({})  # table -> new rows left out, since their customer was erased
 
     def mark(self, table: str) -> set[str]:
         """Find orphans, duplicates and conflicts; return earlier files to read once more before anything is written."""
@@ -136,6 +140,8 @@ class Build(Quarantine):
         for month, rule, count in broken:
             by_month.setdefault(month, {})[rule] = count
             rules[rule] = rules.get(rule, 0) + count
+        gone = self.erased.get(table, 0) + (before.get("rules") or {}).get("erased", 0)
+        rules |= {"erased": gone} if gone else {}  # among those left out
         return {
             "blocks": blocks,
             "rules": rules,

@@ -25,7 +25,7 @@ from pydantic import Field
 from features.errors import ConfigurationRefused, DataRefused, Problem, ResourceRefused
 from features.mapping import Mapping, parse_mapping
 from features.tables import CONTRACTS, HOLDERS, RATIO, TEXT
-from pipeline import ledger
+from pipeline import ledger, tombstones
 from pipeline.earlier import Again, Earlier, Rebuild, scan
 from pipeline.manifests import check_contents, check_files
 from pipeline.params import STAGES, Section, overrides, resolved_as_of, source_name
@@ -101,7 +101,7 @@ def over_limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
         bad = sum(block["quarantined"] for block in account["blocks"])
         amount = sum(Decimal(block["absolute"][state]) for block in account["blocks"] for state in block["absolute"])
         lost = sum(Decimal(block["absolute"]["quarantined"]) for block in account["blocks"])
-        rules = ", ".join(f"{rule} {count:,}" for rule, count in account["rules"].items())
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in account["rules"].items() if rule != "erased")
         holder = next((held for held in HOLDERS.values() if held in problems and held != table), None)
         found = []
         for what, part, whole, limit in (
@@ -130,16 +130,18 @@ def over_limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
 
 
 def build_tables(
-    params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier
-) -> dict[str, dict[str, list[list[str]]]]:
+    params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier,
+    erased: tombstones.Tombstones | None = None,
+) -> dict[str, dict[str, list[list[str]]]]:  # fmt: skip
     """Build the folder of `earlier`, or add what the files hold that it does not explain; return the files' headers.
 
     Refuses what breaks the limits (exit code 2). Earlier files whose rows change their state are read once more.
+    erased: whose rows are left out.
     """
     again: frozenset[str] = frozenset()
     while True:
         try:
-            return _attempt(params, mapping, files, where, earlier, again)
+            return _attempt(params, mapping, files, where, earlier, again, erased)
         except Again as request:
             again |= request.files
         except Rebuild:
@@ -147,8 +149,9 @@ def build_tables(
 
 
 def _attempt(
-    params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier, again: frozenset[str]
-) -> dict[str, dict[str, list[list[str]]]]:
+    params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier, again: frozenset[str],
+    erased: tombstones.Tombstones | None,
+) -> dict[str, dict[str, list[list[str]]]]:  # fmt: skip
     """Stage and mark all tables, then write them; nothing is touched before all that must be read has been read."""
     from pipeline.build import Build, dependency_order, engine
 
@@ -163,6 +166,9 @@ def _attempt(
             for table in order:
                 build.stage(table)
             check_contents(build)
+            if erased is not None:
+                erased.leave_out(build, order, earlier.ledger.get("erased_credits") or [])
+                build.erased, build.stones = erased.counts, erased
             needed = [build.mark(table) for table in order]
             if any(needed):
                 raise Again(set().union(*needed))
@@ -291,7 +297,9 @@ def main() -> None:
     hashes = ledger.Hashes(HASHES)
     digests = hashes.digests((file.name, file.path) for file in files)
     check_files(files, digests)
+    erased = tombstones.load()
     present = ledger.present(source, mapping_path(source).read_bytes(), mapping, files, digests)
+    present |= {"tombstones": erased.stated()} if erased else {}
     limits = [params.max_quarantined_row_share, params.max_quarantined_amount_share]
     old = ledger.kept(OUT / "ledger.json")
     earlier = Earlier(OUT, old if ledger.explains(old, present, hashes.digests(ledger.outputs(OUT))) else {})
@@ -306,8 +314,10 @@ def main() -> None:
     else:
         say("ingest", "adds to what is there" if earlier.ledger else "from scratch", source=source, new_files=new)
         with memory(params.memory_limit):
-            headers = build_tables(params, mapping, files, where, earlier)
+            headers = build_tables(params, mapping, files, where, earlier, erased)
     outputs = hashes.digests(ledger.outputs(OUT))
+    if erased:
+        present["erased_credits"] = sorted(erased.learned | set(earlier.ledger.get("erased_credits") or []))
     ledger.keep(OUT / "ledger.json", {**present, "limits": limits, "headers": headers, "outputs": outputs})
     hashes.keep()
     _write_dates(mapping, files)

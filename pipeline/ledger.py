@@ -33,6 +33,7 @@ STAGE = (
     "sheets.py",
     "carried.py",
     "earlier.py",
+    "tombstones.py",
     "holding.py",
     "quarantine.py",
     "build.py",
@@ -134,7 +135,7 @@ def explains(old: dict[str, Any], now: dict[str, Any], outputs: dict[str, str]) 
     """
     if not old or old.get("outputs") != outputs:
         return False
-    if any(old.get(part) != now[part] for part in ("source", "mapping", "code")):
+    if any(old.get(part) != now.get(part) for part in ("source", "mapping", "code", "tombstones")):
         return False
     if any(now[part].get(name) != value for part in ("files", "homes") for name, value in old[part].items()):
         return False

@@ -315,6 +315,24 @@ def bring(to: Sink, version: Path, *, allow_earlier_as_of: bool) -> str:
     return f"{to.name} holds {run_id}: {customers} customers, {alerts} alerts and {changes} changes written"
 
 
+def erase(to: Sink, customer: str) -> str:
+    """Take a customer's rows out of all the tables, in one transaction; return a sentence on how many.
+
+    A table that is not there, or is another thing's, has none. Refuses (exit code 8) a server that is away.
+    """
+    gone = 0
+    with _transaction(to) as cursor:
+        for name in PARTS:
+            part = replace(to, table=to.table + name)
+            if "customer_id" in (_columns(cursor, part) or {}):
+                try:
+                    cursor.execute(f"delete from {part.quoted} where customer_id = $1 returning 1 as one", (customer,))
+                    gone += cursor.fetch_arrow_table().num_rows
+                except _driver().Error as error:
+                    raise _away(part, "reachable and willing", _in_words(error)) from None
+    return f"{to.name}: {gone:,} rows deleted"
+
+
 def _stands(cursor: Any, part: Part) -> bool:
     """Return whether the server's table has every column, of the right type, and the part's rows."""
     columns = _columns(cursor, part.to)

@@ -121,7 +121,9 @@ def collect(*, keep_newest: int, keep_months: int, dry_run: bool) -> int:
         folder = versions.VERSIONS / run_id
         if not dry_run:
             freed += prune(folder)
-        print(f"gc: {run_id} {'would be' if dry_run else 'was'} pruned; `rebuild` brings it back")
+        erased = read_json(folder / "manifest.json").get("erased")
+        told = "a customer was erased from it, so nothing brings it back" if erased else "`rebuild` brings it back"
+        print(f"gc: {run_id} {'would be' if dry_run else 'was'} pruned; {told}")
     litter = [path for pattern in SCRATCH for path in Path().glob(pattern)]
     for path in litter if not dry_run else []:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

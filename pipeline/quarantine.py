@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from features.expressions import name, quote
 from features.reconcile import BROKEN, CONFLICT, ORPHAN, QUARANTINED, references, staged
@@ -23,6 +24,8 @@ SAID = """coalesce(CASE WHEN json_valid(original) AND json_type(original) = 'OBJ
 
 class Quarantine(Reading):
     """What a source's tables keep out."""
+
+    stones: Any = None  # the tombstones of those erased, whose names no text that is kept may hold
 
     def quarantine(self, table: str, target: Path) -> int:
         """Write the rows that broke a rule: where they stood, every rule, the original text; return how many.
@@ -43,6 +46,8 @@ class Quarantine(Reading):
             )
         for piece in self.pieces_of(table):
             self._quarantine_piece(piece)
+        if self.stones is not None:
+            self.connection.execute(self.stones.blanked(holding))
         target.parent.mkdir(parents=True, exist_ok=True)
         self.connection.execute(
             f"COPY (SELECT * EXCLUDE (_said), count(DISTINCT delivery) OVER (PARTITION BY block, _said) AS deliveries "

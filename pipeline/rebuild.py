@@ -28,7 +28,7 @@ from typing import Any
 import duckdb
 
 from features.errors import ConfigurationRefused, IntegrityRefused, Problem
-from pipeline import versions
+from pipeline import tombstones, versions
 from pipeline.fingerprint import sha256
 from pipeline.run import STATE, owned
 from pipeline.stage import RECORD, read_json, resources, write_json
@@ -91,6 +91,9 @@ def _ended_by_signals() -> Iterator[None]:
 def _check_kept(version: Path, manifest: dict[str, Any]) -> None:
     """Refuse (exit code 7) a version of which something that a rebuild needs was not kept, changed or is not here."""
     where = f"version {version.name}"
+    if manifest.get("erased"):
+        found = f"one that can be rebuilt {manifest['erased']['rebuild']}"
+        raise IntegrityRefused(Problem(where, "as it was published", found, "Run the pipeline for a table of today."))
     kept = [name for name in manifest["files"] if name.split("/")[0] in KEPT]
     if "inputs/data/promote/verdict.json" not in kept or "uncommitted" not in manifest:
         found = "a manifest of before versions could be rebuilt"
@@ -173,12 +176,42 @@ def _laid_out(version: Path, manifest: dict[str, Any]) -> Iterator[Path]:
             archive.extractall(project, filter="data")
         shutil.copytree(version / "inputs", project, dirs_exist_ok=True)
         shutil.copytree(version / "scorer", project / "data/promote/scorer")
+        stated = _ledger(version).get("tombstones")
+        if stated is not None:
+            _lay_tombstones(project, stated)
         (project / "data/ingest/ledger.json").unlink()  # it would explain outputs that are not there
         if manifest["source"] != "simulated":
             _link_deliveries(project, manifest["source"], _ledger(version))
         if manifest["compared_with"] is not None:
             _link_compared(project, manifest["source"], manifest["compared_with"])
         yield project
+
+
+def _lay_tombstones(project: Path, stated: list[Any]) -> None:
+    """Leave out whom the version left out: the tombstones that stood then, and the key."""
+    stones = tombstones.load(stated[0])
+    if stones is None or stones.stated() != stated:
+        raise IntegrityRefused(
+            Problem(
+                str(tombstones.STONES), "those that the version was built with", "others", "Restore it from a copy."
+            )
+        )
+    (project / tombstones.FOLDER).mkdir(mode=0o700, parents=True)
+    tombstones.write_private(project / tombstones.KEY, stones.key)
+    tombstones.write_private(project / tombstones.STONES, "".join(f"{line}\n" for line in stones.lines).encode())
+
+
+def _returned(made: Path) -> bool:
+    """Return whether the table that was made holds a customer who was erased since."""
+    stones = tombstones.load()
+    if stones is None or not (made / TABLE).is_file():
+        return False
+    known = sorted(stones.hashes[tombstones.CUSTOMERS])
+    theirs = stones.sql(tombstones.CUSTOMERS, "customer_id")
+    asked = f"select count(*) from read_parquet(?) where list_contains(?, {theirs})"
+    with duckdb.connect() as connection:
+        (count,) = connection.execute(asked, [str(made / TABLE), known]).fetchall()[0]
+    return bool(count)
 
 
 def _link_deliveries(project: Path, source: str, ledger: dict[str, Any]) -> None:
@@ -237,6 +270,9 @@ def _compare(project: Path, made: Path, version: Path, manifest: dict[str, Any],
         other = ", ".join(path.name.removeprefix(".tmp-") for path in made.parent.glob(".tmp-*")) or "none"
         problems.append(Problem("table and report", f"those of {version.name}", f"those of {other}", remedy))
         raise IntegrityRefused(problems)
+    if _returned(made):
+        found = "a customer who was erased since"
+        problems.append(Problem(f"version {version.name}", "without those who were erased", found, remedy))
     for name, digest in sorted(manifest["files"].items()):
         if name.split("/")[0] in KEPT:
             continue

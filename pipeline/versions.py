@@ -228,6 +228,9 @@ def verify(more: Iterable[Problem] = (), count: int = 0) -> int:
     problems += more
     if problems:
         raise IntegrityRefused(problems)
+    for folder in folders():
+        if read_json(folder / "manifest.json").get("erased"):
+            print(f"verify: {folder}: a customer was erased from it; `rebuild` cannot bring it back byte for byte")
     held = f" and {count:,} files of DVC and ingest" if count else ""
     print(f"verify: {len(folders()) + len(champions)} folders{held}, every file as stated; {describe_current()}")
     return 0

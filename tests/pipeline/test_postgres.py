@@ -145,6 +145,16 @@ def test_every_value_is_that_of_the_parquet_by_the_server_s_own_text(sink, url):
     assert "value for value" in postgres.verify(sink, folder)
 
 
+def test_an_erased_customer_s_rows_leave_all_three_tables_at_once(sink, url):
+    """Others' rows stay; letters of the other case, or a part of the identifier, are another customer."""
+    assert postgres.erase(sink, "000001") == "$BELLWETHER_URL: 0 rows deleted", "no table is there yet"
+    bring(sink, version("a"))
+    assert postgres.erase(sink, "00000") == "$BELLWETHER_URL: 0 rows deleted"
+    assert postgres.erase(sink, "000001") == "$BELLWETHER_URL: 5 rows deleted"
+    left = [ask(url, f"select count(*), count(*) filter (where customer_id = '000001') from {t}")[0] for t in TABLES]
+    assert left == [(39, 0), (6, 0), (4, 0)]
+
+
 def test_alerts_and_changes_stand_beside_the_customers_value_for_value(sink, url):
     """The files' columns and the run_id; `status` tells where they are not those of the customers' run."""
     bring(sink, version("a"))
