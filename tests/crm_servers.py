@@ -20,6 +20,10 @@ import pytest
 LATE = 0.6  # seconds; tests wait less
 
 
+def calm(number: int, path: str) -> str | None:
+    return None
+
+
 class Tenant:
     """What both have: records, tokens, counts, faults."""
 
@@ -30,7 +34,7 @@ class Tenant:
         self.issued, self.lifetime, self.dead, self.throttled = 0, 3600.0, False, 0
         self.calls: list[tuple[str, str, dict]] = []  # method, path, body
         self.headers: list[dict] = []
-        self.fault: Callable[[int, str], str | None] = lambda number, path: None
+        self.fault: Callable[[int, str], str | None] = calm
         self.quota: int | None = None
         self.spent = 0
         self.writes: dict[str, int] = {}  # record -> how often it was written
@@ -154,7 +158,7 @@ class ZohoTenant(Tenant):
             field = self.fields.get(name, {"data_type": "text"} if name == "id" else None)
             if field is None:
                 return error("INVALID_DATA", name)
-            fits = {"text": str, "textarea": str, "picklist": str, "date": str, "double": (int, float), "integer": int,
+            fits = {"text": str, "textarea": str, "picklist": str, "date": str, "double": (int, float), "currency": (int, float), "integer": int,
                     "boolean": bool}[field["data_type"]]  # fmt: skip
             if value is not None and (not isinstance(value, fits) or len(str(value)) > field.get("length", 2000)):
                 return error("INVALID_DATA", name)
@@ -236,12 +240,7 @@ class FxiaokeTenant(Tenant):
         for given in query["filters"]:
             name, values = given["field_name"], given["field_values"]
             assert len(values) <= 100
-            keep = {
-                "IN": lambda v: v in values,
-                "EQ": lambda v: v == values[0],
-                "GT": lambda v: v is not None and v > values[0],
-            }  # noqa: B023
-            rows = [row for row in rows if keep[given["operator"]](row.get(name))]
+            rows = [row for row in rows if _keeps(given["operator"], values, row.get(name))]
         names = query.get("fieldProjection")
         page = rows[query["offset"] : query["offset"] + query["limit"]]
         listed = [{n: v for n, v in row.items() if v is not None and (not names or n in names)} for row in page]
@@ -257,18 +256,15 @@ class FxiaokeTenant(Tenant):
         if key in self.codes:
             return code(self.codes[key])
         for name, value in values.items():
-            field = self.fields.get(name)
-            if field is None:
+            kind = self.fields.get(name, {}).get("type")
+            if kind is None:
                 return code(30045)
-            if (
-                value is not None
-                and field["type"] in ("number", "currency")
-                and not re.fullmatch(r"-?\d+(\.\d+)?", str(value))
-            ):
-                return code(30046)
-            if field["type"] == "number" and value is not None and not isinstance(value, str):
-                return code(30046)
-            if field["type"] == "date" and value is not None and not isinstance(value, int):
+            number = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value)
+            fits = {"number": number, "currency": number, "date": isinstance(value, int)}.get(
+                kind, isinstance(value, str)
+            )
+            options = [each["value"] for each in self.fields[name].get("options", ())]
+            if value not in (None, "") and (not fits or (options and value not in options)):
                 return code(30046)
         if made:
             if "_id" in values or "name" not in values:
@@ -281,6 +277,12 @@ class FxiaokeTenant(Tenant):
         self.records[chosen] = self.records.get(chosen, {}) | values | {"_id": chosen}
         self.writes[chosen] = self.writes.get(chosen, 0) + 1
         return code(0, **({"dataId": chosen} if made else {}))
+
+
+def _keeps(operator: str, values: list, value) -> bool:
+    if operator == "GT":
+        return value is not None and value > values[0]
+    return value in values if operator == "IN" else value == values[0]
 
 
 def _busy(tenant: Tenant) -> tuple[int, dict]:
@@ -346,7 +348,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:  # the client has gone
             self.close_connection = True
 
-    do_GET = do_POST = do_PUT = do_DELETE = _handle
+    do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import stat
 from datetime import date
 from decimal import Decimal
@@ -15,7 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, serve
+from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, calm, serve
 
 from features.errors import BusyRefused, ConfigurationRefused, DataRefused, ServiceRefused
 from pipeline.__main__ import main
@@ -259,7 +260,7 @@ def test_with_a_fault_in_every_third_answer_all_end_right_and_none_twice(desk, m
     desk.tenant.fault = faulty(ALL, 3)
     assert desk.sync() == 0
     right(desk, rows)
-    desk.tenant.fault = lambda number, path: None
+    desk.tenant.fault = calm
     writes = len(desk.writes())
     assert desk.sync() == 0
     assert len(desk.writes()) == writes
@@ -446,7 +447,7 @@ def test_a_dead_secret_is_a_configuration_error_that_repeats_no_secret(desk, cap
 
 
 def test_a_token_that_is_refused_again_ends_with_four(desk, monkeypatch):
-    monkeypatch.setattr(type(desk.tenant), "alive", lambda self, name: False)
+    monkeypatch.setattr(desk.tenant, "alive", lambda _: False)
     desk.publish(table(1))
     with pytest.raises(ConfigurationRefused):
         desk.sync()
@@ -463,10 +464,10 @@ def test_a_throttled_token_service_is_asked_again(zoho):
 def test_a_service_that_stays_away_ends_with_eight_within_its_time(desk, fault):
     desk.mapping["retry_seconds"] = 0.2
     desk.publish(table(3))
-    desk.tenant.fault = lambda number, path: fault if "upsert" in path or "create" in path else None
+    desk.tenant.fault = lambda _, path: fault if re.search("upsert|create|update", path) else None
     with pytest.raises(ServiceRefused):
         desk.sync()
-    desk.tenant.fault = lambda number, path: None
+    desk.tenant.fault = calm
     assert desk.sync() == 0
     right(desk, 3)
 
