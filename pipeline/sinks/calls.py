@@ -152,24 +152,24 @@ class Caller:
                 auth=lambda request: request,  # or a .netrc would replace our own header
                 **body,
             )  # fmt: skip
-            return Answer(found.status_code, json.loads(found.content) if found.content else None)
         except requests.ConnectTimeout:
             raise Again("no connection") from None
         except requests.RequestException as error:
             raise Lost(type(error).__name__) from None
+        try:
+            answer = Answer(found.status_code, json.loads(found.content) if found.content else None)
         except ValueError:
-            if 300 <= found.status_code < 500 and found.status_code != 429:
-                raise ConfigurationRefused(
-                    Problem(
-                        urllib.parse.urlsplit(url).hostname or "service", "an address that answers in JSON",
-                        f"HTTP {found.status_code} and no JSON", "Correct the address or region in the mapping.",
-                    )
-                ) from None  # fmt: skip
-            return Answer(found.status_code, None) if found.status_code != 200 else self._torn()
-
-    @staticmethod
-    def _torn() -> Answer:
-        raise Lost("an answer that is no JSON") from None
+            if found.status_code == 200:
+                raise Lost("an answer that is no JSON") from None
+            answer = Answer(found.status_code, None)
+        if 300 <= answer.status < 400 or (answer.status == 404 and answer.body is None):
+            raise ConfigurationRefused(
+                Problem(
+                    urllib.parse.urlsplit(url).hostname or "service", "the address of the interface",
+                    f"HTTP {answer.status}", "Correct the address or region in the mapping.",
+                )
+            )  # fmt: skip
+        return answer
 
 
 class Token:

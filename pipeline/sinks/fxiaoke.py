@@ -73,8 +73,8 @@ class Fxiaoke:
         self._data = f"/cgi/crm/{'custom/' if custom else ''}v2/data"
 
     def account(self) -> str:
-        """Return the address, the application and the object."""
-        return f"{self._url} {self._app} {self.mapping.object}"
+        """Return the address, the application, the object and its key."""
+        return f"{self._url} {self._app} {self.mapping.object} {self.mapping.key.field}"
 
     def expression(self, kind: Kind, column: str, digits: int) -> str:
         """Return numbers as text of fixed decimals, days as milliseconds."""

@@ -101,10 +101,12 @@ class Outgoing:
         found = self._engine.execute("select key from was_rejected where key not in (select key from outgoing)")
         return [str(row[0]) for row in found.fetchall()]
 
-    def compare(self, sent: pa.Table, rejected: pa.Table, *, only_rejected: bool) -> dict[str, int]:
+    def compare(
+        self, sent: pa.Table, rejected: pa.Table, *, only_rejected: bool, every: bool = False
+    ) -> dict[str, int]:
         """Choose what is to be sent and return the counts: new, changed, unchanged, rejected before, gone.
 
-        A row that was rejected is left alone until it changes, or until it is asked for alone.
+        A row that was rejected is left alone until it changes, or until it is asked for alone or with all.
         """
         self._engine.register("was_sent", sent)
         self._engine.register("was_rejected", rejected)
@@ -114,7 +116,7 @@ class Outgoing:
             "when s.key is null then 'new' else 'changed' end as state, r.key is not null as refused "
             "from outgoing o left join was_sent s using (key) left join was_rejected r using (key)"
         )
-        chosen = "refused" if only_rejected else "state in ('new', 'changed')"
+        chosen = "refused" if only_rejected else "true" if every else "state in ('new', 'changed')"
         self._engine.execute(
             "create or replace temp table chosen as select o.*, row_number() over (order by o.key) as place "
             f"from outgoing o join judged j using (key) where {chosen}"

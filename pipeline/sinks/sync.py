@@ -47,7 +47,7 @@ def _alone(system: str) -> Iterator[None]:
 
 def sync(
     system: str, *, path: Path | None = None, dry_run: bool = False, create_fields: bool = False,
-    retry_rejected: bool = False, sample: int = 3,
+    retry_rejected: bool = False, every: bool = False, sample: int = 3,
 ) -> int:  # fmt: skip
     """Synchronise; return 0 where all was taken, 2 where the CRM rejected rows (named in the rejected table)."""
     mapping = load(path or FOLDER / f"{system}.yaml")
@@ -63,7 +63,7 @@ def sync(
             outgoing = Outgoing(table, mapping, connector)
             _prepare(system, connector, outgoing, create_fields=create_fields and not dry_run)
             journal.forget(outgoing.gone(journal.rejected()))
-            counts = outgoing.compare(journal.sent(), journal.rejected(), only_rejected=retry_rejected)
+            counts = outgoing.compare(journal.sent(), journal.rejected(), only_rejected=retry_rejected, every=every)
             say("sync", f"{system}, published {manifest['run_id']}", **counts)
             if dry_run:
                 _show(connector, outgoing, mapping, sample)

@@ -79,8 +79,8 @@ class Zoho:
         self._token = calls.Token(folder / "zoho-token.json", self._fetch)
 
     def account(self) -> str:
-        """Return the address, the client and the module."""
-        return f"{self._api or self._accounts} {self._client} {self.mapping.object}"
+        """Return the address, the client, the module and its key."""
+        return f"{self._api or self._accounts} {self._client} {self.mapping.object} {self.mapping.key.field}"
 
     def expression(self, kind: Kind, column: str, digits: int) -> str:
         """Return numbers as numbers, days as yyyy-mm-dd."""

@@ -7,6 +7,8 @@ import os
 import random
 import re
 import stat
+import subprocess
+import sys
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -99,6 +101,7 @@ class Desk:
         key = self.mapping["key"]["field"]
         found = {record[key]: record for record in self.tenant.records.values()}
         assert len(found) == len(self.tenant.records), "a customer stands twice"
+        assert not self.tenant.fired, "workflows of the tenant fire"
         return found
 
     def rejected(self) -> dict[str, str]:
@@ -578,3 +581,107 @@ def test_another_tenant_is_another_account(zoho, tmp_path):
         (tmp_path / ".run/crm/zoho-token.json").unlink()
         assert zoho.sync() == 0
         assert len(other.records) == 5
+
+
+def test_all_are_sent_again_where_that_is_asked(desk):
+    desk.publish(table(4))
+    desk.sync()
+    desk.tenant.records.clear()
+    assert desk.sync() == 0
+    assert not desk.tenant.records
+    assert desk.sync(every=True) == 0
+    right(desk, 4)
+
+
+def test_an_address_that_leads_elsewhere_is_a_configuration_error(desk):
+    desk.publish(table(1))
+    desk.tenant.fault = lambda *_: "html"
+    with pytest.raises(ConfigurationRefused):
+        desk.sync()
+    assert len(desk.tenant.calls) == 1
+
+
+def test_fxiaokes_public_client_reads_what_ours_wrote_and_ours_finds_what_it_wrote(fxiaoke, monkeypatch):
+    from fxiaoke.api import FxiaokeApi
+    from fxiaoke.baseObj import baseObj
+    from requests.adapters import HTTPAdapter
+
+    class Here(HTTPAdapter):
+        """Its host is written into it: its calls are led to the stand-in."""
+
+        def send(self, request, **options):
+            request.url = request.url.replace("https://open.fxiaoke.com", fxiaoke.tenant.url)
+            return super().send(request, **options)
+
+    api = FxiaokeApi.init("app", "secret", "permanent", "FSUID_1")
+    api._session.requests.mount("https://", Here())
+    accounts = baseObj(api, "AccountObj")
+    accounts.create({"name": "Acme", "customer_code__c": "C00001"})
+    theirs = fxiaoke.tenant.paths("create")[0]
+    fxiaoke.tenant.fired = 0
+    fxiaoke.publish(table(3))
+    assert fxiaoke.sync() == 0
+    right(fxiaoke, 3)
+    ours = fxiaoke.tenant.paths("create")[-1]
+    assert {*theirs} - {"currentOpenUserId", "corpAccessToken", "corpId"} <= {*ours}
+    found = next(
+        accounts.query(filters=[{"field_name": "customer_code__c", "field_values": ["C00001"], "operator": "EQ"}])
+    )
+    api._session.requests.close()
+    assert found["name"] == "Acme"
+    assert found["risk_score__c"] == "601"
+
+
+SDK = """
+import json, sys
+from zohocrmsdk.src.com.zoho.api.authenticator.oauth_token import OAuthToken
+from zohocrmsdk.src.com.zoho.api.authenticator.store.file_store import FileStore
+from zohocrmsdk.src.com.zoho.crm.api.dc.data_center import DataCenter
+from zohocrmsdk.src.com.zoho.crm.api.initializer import Initializer
+from zohocrmsdk.src.com.zoho.crm.api.coql import BodyWrapper, CoqlOperations
+from zohocrmsdk.src.com.zoho.crm.api import record
+
+url = sys.argv[1]
+token = OAuthToken(client_id="client", client_secret="secret", refresh_token="refresh", find_user=False)
+where = DataCenter.Environment(url, url + "/oauth/v2/token", url)
+Initializer.initialize(where, token, store=FileStore("sdk-tokens.txt"), resource_path=".")
+if sys.argv[2] == "write":
+    one = record.Record()
+    one.add_key_value("Customer_Code", "C00001")
+    one.add_key_value("Account_Name", "Acme")
+    body = record.BodyWrapper()
+    body.set_data([one])
+    body.set_duplicate_check_fields(["Customer_Code"])
+    body.set_trigger([])
+    answer = record.RecordOperations("Accounts").upsert_records(body).get_object()
+    print(json.dumps([each.get_status().get_value() for each in answer.get_data()]))
+else:
+    body = BodyWrapper()
+    body.set_select_query(sys.argv[2])
+    answer = CoqlOperations().get_records(body).get_object()
+    print(json.dumps([each.get_key_values() for each in answer.get_data()], default=str))
+"""
+
+
+@pytest.mark.slow
+def test_zohos_own_client_reads_what_ours_wrote_and_ours_finds_what_it_wrote(zoho):
+    def sdk(what: str):
+        command = [sys.executable, "-W", "ignore", "-c", SDK, zoho.tenant.url, what]
+        done = subprocess.run(command, check=False, cwd=zoho.folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    assert sdk("write") == ["success"]
+    theirs = zoho.tenant.paths("upsert")[0]
+    zoho.publish(table(3))
+    assert zoho.sync() == 0
+    right(zoho, 3)
+    ours = zoho.tenant.paths("upsert")[-1]
+    assert {*theirs} == {*ours}
+    assert theirs["duplicate_check_fields"] == ours["duplicate_check_fields"]
+    found = sdk(
+        "select id, Account_Name, Risk_Score, Risk_PD from Accounts where Customer_Code in ('C00001') limit 0, 200"
+    )
+    assert found[0]["Account_Name"] == "Acme"
+    assert float(found[0]["Risk_Score"]) == 601
+    assert float(found[0]["Risk_PD"]) == 0.001123
