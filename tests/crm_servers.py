@@ -66,12 +66,21 @@ class ZohoTenant(Tenant):
         self.flat: set[str] = set()  # keys that make a whole answer one flat error
         self.no_room: set[str] = set()
         self.rename = False
+        self.index: dict[str, list[str]] = {}
 
     def field(self, name: str, kind: str, **more) -> None:
         self.fields[name] = {"data_type": kind, **more}
 
     def unique(self) -> list[str]:
         return [name for name, field in self.fields.items() if field.get("unique")]
+
+    def having(self, field: str, key: str) -> list[str]:
+        """Return the records with a key, by an index that is made again where a test has changed the records."""
+        if self.index.get("") != [field, str(len(self.records))]:
+            self.index = {"": [field, str(len(self.records))]}
+            for number, record in self.records.items():
+                self.index.setdefault(str(record.get(field)).lower(), []).append(number)
+        return self.index.get(key.lower(), [])
 
     def answer(self, method, path, body, headers):
         parts = urllib.parse.urlsplit(path)
@@ -132,9 +141,8 @@ class ZohoTenant(Tenant):
         columns, key = found[1].split(", "), found[2]
         if any(name not in self.fields for name in [key, *columns] if name != "id"):
             return 400, {"code": "INVALID_QUERY", "details": {}, "message": "", "status": "error"}
-        keys = {each.lower() for each in re.findall(r"'([^']*)'", found[3])}
-        rows = [{name: record.get(name) for name in columns} for record in self.records.values()
-                if str(record.get(key)).lower() in keys]  # fmt: skip
+        found_there = [number for each in re.findall(r"'([^']*)'", found[3]) for number in self.having(key, each)]
+        rows = [{name: self.records[number].get(name) for name in columns} for number in found_there]
         return (200, {"data": rows[:200], "info": {"count": len(rows), "more_records": False}}) if rows else (204, None)
 
     def _upsert(self, body):
@@ -165,14 +173,15 @@ class ZohoTenant(Tenant):
                 return error("INVALID_DATA", name)
             if value is not None and field["data_type"] == "picklist" and value not in field["options"]:
                 return error("INVALID_DATA", name)
-        known = [i for i, record in self.records.items() for key in keys
-                 if str(record.get(key)).lower() == str(row.get(key)).lower()]  # fmt: skip
+        known = self.having(keys[0], str(row.get(keys[0])))
         chosen = row.get("id") or (known[0] if known else None)
         if chosen is None:
             for name in self.mandatory - row.keys():
                 return error("MANDATORY_NOT_FOUND", name)
             chosen = str(1000 + len(self.records))
             self.records[chosen] = {"id": chosen}
+            self.index.setdefault(str(row[keys[0]]).lower(), []).append(chosen)
+            self.index[""] = [keys[0], str(len(self.records))]
         elif chosen not in self.records:
             return error("INVALID_DATA", "id")
         self.records[chosen] |= row | {"id": chosen}

@@ -23,6 +23,7 @@ from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, calm, serve
 from features.errors import BusyRefused, ConfigurationRefused, DataRefused, ServiceRefused
 from pipeline.__main__ import main
 from pipeline.sinks import calls, sync
+from pipeline.sinks.mapping import load
 
 ROOT = Path(__file__).parents[2]
 ZOHO_FIELDS = {
@@ -154,6 +155,15 @@ def fxiaoke(tmp_path, monkeypatch):
 @pytest.fixture(params=["zoho", "fxiaoke"])
 def desk(request):
     return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("system", ["zoho", "fxiaoke"])
+def test_the_shipped_mapping_names_columns_of_the_contract(system):
+    contract = json.loads((ROOT / "data/contracts/scored_customers.v1.json").read_text())
+    mapping = load(ROOT / f"data/crm/{system}.yaml")
+    named = {each.column for each in [*mapping.fields.values(), *mapping.when_created.values()]}
+    assert named <= {column["name"] for column in contract["columns"]}
+    assert named >= {"pd_12m", "score", "grade", "grade_change", "action", "alerts", "as_of", "model_version"}
 
 
 def test_zoho_holds_what_is_published_and_the_second_sync_sends_nothing(zoho, capsys):
