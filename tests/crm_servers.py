@@ -65,7 +65,7 @@ class ZohoTenant(Tenant):
         self.locked: set[str] = set()
         self.flat: set[str] = set()  # keys that make a whole answer one flat error
         self.no_room: set[str] = set()
-        self.rename = False
+        self.rename = self.reversed = False
         self.index: dict[str, list[str]] = {}
 
     def field(self, name: str, kind: str, **more) -> None:
@@ -154,6 +154,7 @@ class ZohoTenant(Tenant):
             return 400, {"code": "INVALID_DATA", "details": {}, "message": "invalid data", "status": "error"}
         results = [self._one(index, row, keys) for index, row in enumerate(data)]
         good = sum(each["code"] == "SUCCESS" for each in results)
+        results = results[::-1] if self.reversed else results
         return 200 if good == len(results) else 207 if good else 400, {"data": results}
 
     def _one(self, index, row, keys):

@@ -16,6 +16,7 @@ from typing import Self
 
 import pyarrow as pa
 
+from features.errors import IntegrityRefused, Problem
 from pipeline.sinks.interface import Outcome, Row
 
 DAY = 86_400
@@ -37,9 +38,14 @@ class Journal:
         path.chmod(0o600)
         self.account = account
         self._open = sqlite3.connect(path)
-        self._open.execute("pragma journal_mode = wal")  # a commit outlives a kill without waiting for the disk
-        self._open.execute("pragma synchronous = normal")
-        self._open.executescript(SCHEMA)
+        try:
+            self._open.execute("pragma journal_mode = wal")  # a commit outlives a kill without waiting for the disk
+            self._open.execute("pragma synchronous = normal")
+            self._open.executescript(SCHEMA)
+        except sqlite3.DatabaseError:
+            self._open.close()
+            remedy = "Remove it: every row is then looked up and sent once more, and none is made twice."
+            raise IntegrityRefused(Problem(str(path), "a journal of sync", "another or a torn file", remedy)) from None
 
     def __enter__(self) -> Self:
         return self

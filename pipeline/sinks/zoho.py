@@ -234,8 +234,8 @@ class Zoho:
             return [Outcome(row.key, "lost", None, "NO_ANSWER", str(error)) for row in rows]
         results = answer.body.get("data") if isinstance(answer.body, dict) else None
         if isinstance(results, list):
-            if len(results) != len(rows):
-                return [Outcome(row.key, "lost", None, "NO_ANSWER", "fewer answers than rows") for row in rows]
+            if len(results) != len(rows) or not all(map(_belongs, range(len(rows)), rows, results)):
+                return [Outcome(row.key, "lost", None, "NO_ANSWER", "answers that are not the rows'") for row in rows]
             return [_outcome(row, result) for row, result in zip(rows, results, strict=True)]
         if _code(answer.body) not in OF_THE_ROWS:
             raise ConfigurationRefused(
@@ -266,6 +266,16 @@ def _field(each: dict[str, Any]) -> TenantField:
 def _word(said: str) -> str:
     """Return a code fit to be printed."""
     return said if re.fullmatch(r"[A-Za-z_ ]{1,60}", said) else "no known code"
+
+
+def _belongs(place: int, row: Row, result: Any) -> bool:
+    """Tell whether an element is the row's own, as far as it says: order is seen in examples, and promised nowhere."""
+    details = result.get("details") if isinstance(result, dict) else None
+    details = details if isinstance(details, dict) else {}
+    if _code(result) == "SUCCESS":
+        return row.record_id is None or str(details.get("id", row.record_id)) == row.record_id
+    stated = re.match(r"\$\.data\[(\d+)\]", str(details.get("json_path", "")))
+    return stated is None or int(stated[1]) == place
 
 
 def _outcome(row: Row, result: Any) -> Outcome:

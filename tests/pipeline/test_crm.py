@@ -20,7 +20,7 @@ import pytest
 import yaml
 from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, calm, serve
 
-from features.errors import BusyRefused, ConfigurationRefused, DataRefused, ServiceRefused
+from features.errors import BusyRefused, ConfigurationRefused, DataRefused, IntegrityRefused, ServiceRefused
 from pipeline.__main__ import main
 from pipeline.sinks import calls, sync
 from pipeline.sinks.mapping import load
@@ -695,3 +695,26 @@ def test_zohos_own_client_reads_what_ours_wrote_and_ours_finds_what_it_wrote(zoh
     assert found[0]["Account_Name"] == "Acme"
     assert float(found[0]["Risk_Score"]) == 601
     assert float(found[0]["Risk_PD"]) == 0.001123
+
+
+def test_answers_in_another_order_are_believed_of_no_row(zoho):
+    zoho.publish(table(4))
+    zoho.tenant.locked, zoho.tenant.reversed = {"C00000"}, True
+    zoho.mapping["retry_seconds"] = 0.2
+    with pytest.raises(ServiceRefused):
+        zoho.sync()
+    zoho.tenant.locked, zoho.tenant.reversed = set(), False
+    assert zoho.sync() == 0
+    right(zoho, 4)
+
+
+def test_a_torn_journal_is_refused_and_can_be_removed(desk):
+    desk.publish(table(3))
+    desk.sync()
+    journal = desk.folder / f".run/crm/{desk.system}.sqlite"
+    journal.write_bytes(b"no database" * 100)
+    with pytest.raises(IntegrityRefused):
+        desk.sync()
+    journal.unlink()
+    assert desk.sync() == 0
+    right(desk, 3)
