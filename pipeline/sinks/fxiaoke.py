@@ -61,6 +61,11 @@ class Fxiaoke:
 
     def __init__(self, mapping: Mapping, folder: Path) -> None:
         self.mapping, self.service = mapping, checked(Service, mapping.service, "service")
+        if self.service.user.endswith("REPLACE_ME"):
+            raise ConfigurationRefused(
+                Problem("service.user", "the user in whose name records are written", "the example's", "Write a CRM "
+                        "administrator's: its rights decide which records are seen.")
+            )  # fmt: skip
         self._url = calls.sound_url(self.service.url, "service.url")
         self._app, self._secret, self._permanent = (
             calls.secret(f"BELLWETHER_FXIAOKE_{each}") for each in ("APP_ID", "APP_SECRET", "PERMANENT_CODE")
