@@ -329,6 +329,8 @@ class _Handler(BaseHTTPRequestHandler):
                 status, answer = 500, {"code": "INTERNAL_ERROR", "details": {}, "message": "", "status": "error"}
             elif fault in ("429", "busy"):
                 status, answer = _busy(tenant)
+            elif fault == "scope":
+                status, answer = 401, {"code": "OAUTH_SCOPE_MISMATCH", "details": {}, "message": "", "status": "error"}
             elif fault == "html":
                 status, answer = 302, None
             else:

@@ -719,3 +719,27 @@ def test_a_torn_journal_is_refused_and_can_be_removed(desk):
     journal.unlink()
     assert desk.sync() == 0
     right(desk, 3)
+
+
+@pytest.mark.parametrize("path", ["settings/fields", "coql", "upsert"])
+def test_a_token_without_the_right_is_refused_at_once_with_the_call_that_needs_it(zoho, path):
+    zoho.publish(table(2))
+    zoho.tenant.fault = lambda _, called: "scope" if path in called else None
+    with pytest.raises(ConfigurationRefused, match="OAUTH_SCOPE_MISMATCH") as refusal:
+        zoho.sync()
+    assert path in str(refusal.value)
+    assert sum(path in called for _, called, _ in zoho.tenant.calls) == 1
+
+
+def test_a_field_that_is_taken_away_during_a_sync_is_named_for_each_row(zoho):
+    zoho.publish(table(3))
+
+    def fault(number: int, path: str) -> None:
+        if "coql" in path:
+            zoho.tenant.fields.pop("Risk_PD", None)
+
+    zoho.tenant.fault = fault
+    assert zoho.sync() == 2
+    assert zoho.rejected() == {f"C{i:05d}": "INVALID_DATA" for i in range(3)}
+    assert "Risk_PD" in (zoho.folder / ".run/crm/zoho-rejected.csv").read_text("utf-8-sig")
+    assert not zoho.tenant.records
