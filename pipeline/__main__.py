@@ -139,6 +139,15 @@ def _what_if(arguments: argparse.Namespace) -> int:
     return what_if.tell(arguments.policy, arguments.out)
 
 
+def _sync(arguments: argparse.Namespace) -> int:
+    from pipeline.sinks import sync
+
+    return sync.sync(
+        arguments.system, path=arguments.mapping, dry_run=arguments.dry_run, create_fields=arguments.create_fields,
+        retry_rejected=arguments.retry_rejected, every=arguments.all, sample=arguments.sample,
+    )  # fmt: skip
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = _Parser(prog="python -m pipeline", description="Bellwether's commands.")
@@ -188,6 +197,15 @@ def parser() -> argparse.ArgumentParser:
     supposed = add("what-if", _what_if, "Say what another policy would do to the portfolio, before it is published.")
     supposed.add_argument("policy", type=Path, help="a policy file, as those in data/policy")
     supposed.add_argument("--out", type=Path, help="write the customers concerned there (.csv or .parquet)")
+    synced = add("sync", _sync, "Bring what changed in the published table to a CRM; never deletes there.")
+    synced.add_argument("system", choices=("zoho", "fxiaoke"))
+    synced.add_argument("--dry-run", action="store_true", help="check fields, count, show some rows; write nothing")
+    synced.add_argument("--sample", type=int, default=3, help="rows that --dry-run shows as they are and would be (3)")
+    synced.add_argument("--create-fields", action="store_true", help="make missing fields, or say what is to be added")
+    which_rows = synced.add_mutually_exclusive_group()
+    which_rows.add_argument("--retry-rejected", action="store_true", help="send only the rows rejected before")
+    which_rows.add_argument("--all", action="store_true", help="send unchanged rows too, say after a loss in the CRM")
+    synced.add_argument("--mapping", type=Path, help="another mapping than data/crm/<system>.yaml")
     champion = add("champion", _champion, "Show the champion or set it by hand.")
     which = champion.add_subparsers(dest="what", required=True, parser_class=_Parser)
     which.add_parser("show", help="the champion and the versions that can replace it")

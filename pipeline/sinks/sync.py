@@ -1,0 +1,186 @@
+"""`python -m pipeline sync <system>`: bring what changed in the published table to a CRM, each row once.
+
+For every batch: look the keys up, write, note what the service said of each row. A write whose answer was lost is
+looked up before it is repeated, so that no customer is made twice. Nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from features.errors import BusyRefused, ConfigurationRefused, DataRefused, Problem
+from pipeline import answers, versions
+from pipeline.sinks import preflight
+from pipeline.sinks.calls import Patience
+from pipeline.sinks.fxiaoke import Fxiaoke
+from pipeline.sinks.interface import TRIES, Connector, Outcome, Row
+from pipeline.sinks.journal import Journal
+from pipeline.sinks.mapping import FOLDER, Mapping, load
+from pipeline.sinks.outgoing import Outgoing
+from pipeline.sinks.zoho import Zoho
+from pipeline.stage import progress, say
+
+CONNECTORS = {"zoho": Zoho, "fxiaoke": Fxiaoke}
+STATE = Path(".run") / "crm"
+
+
+@contextmanager
+def _alone(system: str) -> Iterator[None]:
+    """Hold the system's lock, or refuse (exit code 6)."""
+    STATE.parent.mkdir(mode=0o700, exist_ok=True)
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    with (STATE / f"{system}.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyRefused(
+                Problem(f"sync {system}", "one at a time", "another that has not ended", "Wait for it.")
+            ) from None
+        yield
+
+
+def sync(
+    system: str, *, path: Path | None = None, dry_run: bool = False, create_fields: bool = False,
+    retry_rejected: bool = False, every: bool = False, sample: int = 3,
+) -> int:  # fmt: skip
+    """Synchronise; return 0 where all was taken, 2 where the CRM rejected rows (named in the rejected table)."""
+    mapping = load(path or FOLDER / f"{system}.yaml")
+    manifest = versions.current_manifest()
+    if manifest is None:
+        raise DataRefused(Problem("data/publish/current", "a published table", "none", "Run the pipeline first."))
+    table = versions.CURRENT.resolve() / "scored_customers.parquet"
+    with _alone(system):
+        connector = CONNECTORS[system](mapping, STATE)
+        account = hashlib.sha256(connector.account().encode()).hexdigest()[:16]
+        with Journal(STATE / f"{system}.sqlite", account) as journal:
+            connector.quota.spent, connector.quota.note = journal.spent, journal.spend
+            outgoing = Outgoing(table, mapping, connector)
+            _prepare(system, connector, outgoing, create_fields=create_fields and not dry_run)
+            journal.forget(outgoing.gone(journal.rejected()))
+            counts = outgoing.compare(journal.sent(), journal.rejected(), only_rejected=retry_rejected, every=every)
+            say("sync", f"{system}, published {manifest['run_id']}", **counts)
+            if dry_run:
+                _show(connector, outgoing, mapping, sample)
+                return 0
+            return _send(system, connector, outgoing, journal, counts["to_send"])
+
+
+def _prepare(system: str, connector: Connector, outgoing: Outgoing, *, create_fields: bool) -> None:
+    """Make fields where asked, then refuse (exit code 4) a tenant whose fields cannot hold the rows."""
+    wanted = outgoing.wanted()
+    if create_fields:
+        left = preflight.made(connector, wanted)
+        for sentence in left:
+            print(f"sync: {sentence}")
+        if left:
+            raise ConfigurationRefused(
+                Problem(
+                    f"{system}: fields", "there", f"{len(left)} to be added", "Add those named above, then run again."
+                )
+            )
+    problems = preflight.faults(wanted, connector.fields(), connector.types)
+    if problems:
+        raise ConfigurationRefused(problems)
+
+
+def _by_key(rows: Sequence[Row], records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the records of each row, by a key that ignores case, as a CRM's own comparison may."""
+    found: dict[str, list[dict[str, Any]]] = {row.key: [] for row in rows}
+    ours = {row.key.strip().casefold(): row.key for row in rows}
+    for record in records:
+        key = ours.get(record["key"].strip().casefold())
+        if key is not None:
+            found[key].append(record)
+    return found
+
+
+def _looked_up(
+    connector: Connector, rows: Sequence[Row], *, create: bool
+) -> tuple[list[Row], list[tuple[Row, Outcome]], int]:
+    """Return the rows with their record ids, those of two records as rejected, and how many have none and get none."""
+    by_key = _by_key(rows, connector.find([row.key for row in rows], ()))
+    ready, refused, left = [], [], 0
+    for row in rows:
+        records = by_key[row.key]
+        if len(records) > 1:
+            said = f"{len(records)} records have this key: merge them in the CRM, then use --retry-rejected"
+            refused.append((row, Outcome(row.key, "rejected", None, "TWO_RECORDS", said)))
+        elif records or create:
+            ready.append(row.at(str(records[0]["id"]) if records else None))
+        else:
+            left += 1
+    return ready, refused, left
+
+
+def _write(
+    connector: Connector, rows: list[Row], journal: Journal, totals: Counter[str], mapping: Mapping, who: str
+) -> None:
+    """Write one batch until each of its rows is done or rejected; refuse (exit code 8) where the time is up."""
+    patience, tries = Patience(who, mapping.retry_seconds), Counter[str]()
+    while rows:
+        before = len(rows)
+        ready, refused, left = _looked_up(connector, rows, create=mapping.create)
+        journal.record(refused)
+        totals.update(rejected=len(refused), without_record=left)
+        rows, why = [], ""
+        for start in range(0, len(ready), connector.rows_per_write):
+            some = {row.key: row for row in ready[start : start + connector.rows_per_write]}
+            settled = []
+            for outcome in connector.write(list(some.values())):
+                row = some[outcome.key]
+                tries[row.key] += 1
+                if outcome.state == "lost" or (outcome.state == "again" and tries[row.key] < TRIES):
+                    rows.append(row)
+                    why = outcome.message or outcome.code
+                    continue
+                if outcome.state == "again":
+                    outcome = Outcome(row.key, "rejected", None, outcome.code, outcome.message)  # noqa: PLW2901
+                settled.append((row, outcome))
+                what = "rejected" if outcome.state == "rejected" else "updated" if row.record_id else "created"
+                totals[what] += 1
+            journal.record(settled)
+        if rows:
+            totals["looked_up_again"] += len(rows)
+            if len(rows) < before:
+                patience = Patience(who, mapping.retry_seconds)
+            patience.failed(why)
+
+
+def _send(system: str, connector: Connector, outgoing: Outgoing, journal: Journal, total: int) -> int:
+    totals = Counter[str](created=0, updated=0, rejected=0)
+    size = connector.keys_per_find
+    try:
+        batches = outgoing.batches(size)
+        for batch in progress("sync", batches, -(-total // size), system):
+            _write(connector, batch, journal, totals, outgoing.mapping, system)
+    finally:
+        held = journal.rejected()
+        answers.write(held.drop_columns(["digest"]), STATE / f"{system}-rejected.csv")
+        (STATE / f"{system}-rejected.csv").chmod(0o600)
+        say("sync", f"{system}, done", **totals)
+    if held.num_rows:
+        codes = ", ".join(f"{code} {n:,}" for code, n in sorted(Counter(held["code"].to_pylist()).items()))
+        print(f"sync: {held.num_rows:,} rows are rejected ({codes}): {STATE / f'{system}-rejected.csv'} names them; "
+              f"mend them in the CRM, then `sync {system} --retry-rejected`")  # fmt: skip
+        return 2
+    return 0
+
+
+def _show(connector: Connector, outgoing: Outgoing, mapping: Mapping, sample: int) -> None:
+    """Print some rows as they stand in the CRM and as they would."""
+    names = list(mapping.fields)
+    rows = next(outgoing.batches(max(1, min(sample, connector.keys_per_find))), []) if sample else []
+    by_key = _by_key(rows, connector.find([row.key for row in rows], names)) if rows else {}
+    for row in rows:
+        records = by_key[row.key]
+        print(f"{row.key}: {len(records)} record{'' if len(records) == 1 else 's'} in the CRM")
+        for name in names:
+            before = records[0].get(name) if records else None
+            if before != row.values[name]:
+                print(f"  {name}: {before!r} -> {row.values[name]!r}")
