@@ -2,9 +2,9 @@
 
 Agreement compares models of the same rows and other seeds: those that the model averages, each by itself, which may
 also differ in parameters, or refits. Where they name other reasons, the reason is owed to the draw and not to the
-customer. The counterfactual puts a reason's input (or all inputs of its family) at what is typical in the reference and asks the
-model again: a reason that names what raised the risk lowers it. Both look at the margin, before calibration, which puts
-no customer before another.
+customer. The counterfactual puts a reason's input (or all inputs of its family) at what is typical in the reference and
+asks the model again: a reason that names what raised the risk lowers it. Both look at the margin, before calibration,
+which puts no customer before another.
 """
 
 from __future__ import annotations
