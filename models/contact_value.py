@@ -59,7 +59,7 @@ def reached_in_time(
             made = [replay.run(order, capacity) for order in orders]
             hit = np.array([(reached & could).sum() for reached, _ in made], dtype=float)
             loss = [float(money[reached & could].sum() / money.sum()) if money.sum() else None for reached, _ in made]
-            low, high = jeffreys_interval(int(round(hit.mean())), len(in_time), LEVEL)
+            low, high = jeffreys_interval(round(float(hit.mean())), len(in_time), LEVEL)
             told[name] = {
                 "reached": float(hit.mean()), "share": float(hit.mean() / len(in_time)),
                 "share_low": float(low), "share_high": float(high),

@@ -70,7 +70,7 @@ def standing(
     newest = contacts.drop_duplicates("customer_id", keep="last").set_index("customer_id").reindex(customers)
     reached = contacts[(contacts["state"] == "done") & (contacts["outcome"] != NOT_REACHED)]
     last = reached.drop_duplicates("customer_id", keep="last").set_index("customer_id")["on"].reindex(customers)
-    last_done, on, until = (days.to_numpy().astype("M8[D]") for days in (last, newest["on"], newest["until"]))
+    last_done, until = (days.to_numpy().astype("M8[D]") for days in (last, newest["until"]))
     state = newest["state"].to_numpy(dtype=object)
     # who could not be reached is tried again, but the cool-down of an earlier contact goes on
     rests = (state == "done") & ~np.isnat(last_done)
@@ -82,7 +82,7 @@ def standing(
         np.where(waits, state, "open").astype(object),
         outcome.where(outcome.notna(), None).to_numpy(dtype=object),
         np.where(waits, again, NEVER),
-        np.where(last_done <= on, last_done, NEVER),
+        last_done,
     )
 
 

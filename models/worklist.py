@@ -55,7 +55,7 @@ class Rules(BaseModel):
     unassigned_capacity: Count = 20  # of those together who have no owner
     owners: dict[str, Count] = {}  # owners whose capacity is another
     cool_down_days: Annotated[int, Field(ge=0, le=3660)] = 60
-    late_days: Count = 30  # days past due from which a contact comes late
+    late_days: Count = 60  # days past due from which a contact comes late
     avoided_early: Share = 0.3  # share of the expected loss that a contact avoids,
     avoided_late: Share = 0.1  # and where it comes late
     accounts_months: Count = 18  # older accounts of a company are asked for anew

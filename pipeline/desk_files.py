@@ -28,7 +28,7 @@ def write_workbook(table: pa.Table, out: Path, tongue: str) -> None:
 
     table = answers.safe_for_spreadsheets(table.slice(0, MOST_ROWS))
     book = openpyxl.Workbook(write_only=True)
-    book.properties.created = book.properties.modified = dt.datetime(*EPOCH)
+    book.properties.created = book.properties.modified = dt.datetime(*EPOCH)  # noqa: DTZ001 (a workbook states no zone)
     sheet = book.create_sheet("worklist" if tongue == "en" else "联系清单")
     sheet.freeze_panes = "C2"
 

@@ -256,7 +256,7 @@ def main() -> None:
             "rules": params.model_dump(mode="json"), "measured": measured(params, policy, as_of),
         },
     )  # fmt: skip
-    say("worklist", "listed", customers=len(table), **{k: n for k, n in told["by_state"].items()})
+    say("worklist", "listed", customers=len(table), **told["by_state"])
 
 
 if __name__ == "__main__":
