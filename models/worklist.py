@@ -147,11 +147,12 @@ def asked(
     quiet = as_of.astype("M8[D]") - rules.silent_days
     accounts, event = (pd.to_datetime(facts[name]) for name in ("accounts_period_end", "last_event_on"))
     money = facts["overdue_amount"].astype(float)
+    day = "%Y-%m-%d"
     holds = {
         "payment": (money > 0, money.map("{:,.2f}".format)),
         "no_accounts": (facts["company"] & accounts.isna(), None),
-        "old_accounts": (facts["company"] & (accounts < oldest), accounts.dt.strftime("%Y-%m-%d")),
-        "silent": (event <= quiet, event.dt.strftime("%Y-%m-%d")),
+        "old_accounts": (facts["company"] & (accounts < oldest), accounts.dt.strftime(day)),
+        "silent": (event <= quiet, event.dt.strftime(day)),
         "no_income": (facts["monthly_inflow"].isna() & ~facts["company"], None),
         "driver": (facts["risen"] & facts["driver"].notna(), facts["driver"]),
     }
@@ -159,7 +160,7 @@ def asked(
     words = codes.copy()
     for code, (true, value) in holds.items():
         before, _, after = ASKS[code][side].partition("{0}")
-        text = before if value is None else before + value.fillna("") + after
+        text = before if value is None else before + value.astype(object).fillna("") + after
         codes = codes.where(~true, codes + "; " + code)
         words = words.where(~true, words + "; " + text)
     return codes.str.removeprefix("; "), words.str.removeprefix("; ")
@@ -168,8 +169,8 @@ def asked(
 def offered(action: pd.Series, limit: pd.Series, term: pd.Series, language: str) -> pd.Series:
     """Return what to offer each customer, in words: the policy's action with its limit and payment term in days."""
     side = int(language == "zh")
-    money = limit.astype(float).map("{:,.0f}".format).where(limit.notna(), "–")
-    days = term.astype(int).astype(str)
+    money = limit.astype(float).map("{:,.0f}".format).astype(object).where(limit.notna(), "–")
+    days = term.astype(int).astype(str).astype(object)
     text = action.map({name: pair[side] for name, pair in OFFERS.items()})
     filled = pd.Series("", index=action.index, dtype=object)
     for name, pair in OFFERS.items():  # six texts, each filled for all whom it concerns

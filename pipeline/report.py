@@ -136,6 +136,7 @@ def contacts_told(most: int) -> dict[str, Any]:
     told = record(DATA / "worklist/summary.json")
     by_owner = told.pop("by_owner", {})
     rows = frame(DATA / "worklist/worklist.parquet")
+    told.get("rules", {}).pop("owners", None)  # people, whom figures without names leave out
     owners = [{"owner": name, "contacts": n, "loss_avoided": loss} for name, (n, loss) in sorted(by_owner.items())]
     return {"worklist": told, "contacts": {"owners": owners, "rows": plain(rows.head(most).to_dict("records"))}}
 

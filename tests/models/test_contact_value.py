@@ -104,3 +104,11 @@ def test_the_order_of_rows_changes_nothing():
     rows, bad = panel(), defaults(big="2025-03-20", small="2025-05-20")
     shuffled = rows.sample(frac=1, random_state=np.random.default_rng(5))
     assert found(shuffled, bad) == found(rows, bad)
+
+
+@pytest.mark.parametrize(
+    ("rows", "bad"), [(panel()[:0], defaults(big="2025-03-20")), (panel(), defaults()), (panel()[:0], defaults())]
+)
+def test_without_rows_or_defaults_there_are_no_figures(rows, bad):
+    told, at = found(rows, bad)
+    assert (told["defaulters"], told["capacities"], at) == (0, {}, None)

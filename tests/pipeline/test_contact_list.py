@@ -20,7 +20,8 @@ from models.policy import Policy
 from pipeline import desk_files, letter, params
 from pipeline import worklist as stage
 from pipeline.__main__ import main as command
-from pipeline.report import rendered, words_in
+from pipeline.plotted import records
+from pipeline.report import NAMING, contacts_told, rendered, words_in
 
 ROOT = Path(__file__).parents[2]
 AS_OF = dt.date(2026, 1, 1)
@@ -39,7 +40,7 @@ def decided(**changes):
 
 
 def made(*rows, of=None, lines=(), tongue="en", rules=None, raised=()):
-    table = pd.DataFrame(rows)
+    table = rows[0] if isinstance(rows[0], pd.DataFrame) else pd.DataFrame(rows)
     facts = pd.DataFrame(
         {
             "customer_id": table["customer_id"], "kind": "company", "days_past_due": 10.0, "overdue_amount": 50.0,
@@ -152,7 +153,7 @@ def test_letters_are_refused_without_a_worklist_and_for_others(rows, tmp_path, m
 
 
 @pytest.mark.parametrize("tongue", ["en", "zh"])
-@pytest.mark.parametrize("capacities", [{}, {"10": {name: SHARE for name in ("worklist", "by_pd", "random")}}])
+@pytest.mark.parametrize("capacities", [{}, {"10": dict.fromkeys(("worklist", "by_pd", "random"), SHARE)}])
 def test_the_page_escapes_what_comes_from_data(rows, tongue, capacities):
     frame = rows.to_pandas().assign(owner="<b>lee</b>").astype(object)
     records = frame.where(frame.notna(), None).to_dict("records")
@@ -189,3 +190,29 @@ def test_a_faulty_parameter_is_refused(tmp_path, monkeypatch):
         stage.Params.load()
     places = {p.where.removeprefix("params.yaml: worklist.") for p in refusal.value.problems}
     assert places == {"weeks", "avoided_early", "owners.lee", "week"}
+
+
+def test_an_empty_book_gives_an_empty_list(tmp_path):
+    """Without a champion nothing is decided: the stage leaves files with headers and ends well."""
+    full, _ = made(decided())
+    found, calendar = made(pd.DataFrame([decided()]).iloc[:0])
+    assert list(found) == list(full)
+    assert (len(found), len(calendar)) == (0, 0)
+    rows = stage.as_table(found, stage.SCHEMA)
+    desk_files.write_workbook(rows, tmp_path / "w.xlsx", "en")
+    desk_files.write_calendar(rows, tmp_path / "w.ics", "en")
+    assert openpyxl.load_workbook(tmp_path / "w.xlsx").active.max_row == 1
+
+
+def test_figures_without_names_hold_neither_customers_nor_owners(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/worklist")
+    folder.mkdir(parents=True)
+    pq.write_table(rows, folder / "worklist.parquet")
+    summary = {"rules": {"owners": {"lee-sits-here": 3}}, "by_owner": {"lee-sits-here": [1, 2.5]}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    figures = contacts_told(1)
+    assert len(figures["contacts"]["rows"]) == 1
+    assert figures["contacts"]["owners"] == [{"owner": "lee-sits-here", "contacts": 1, "loss_avoided": 2.5}]
+    assert "lee-sits-here" not in json.dumps({k: v for k, v in figures.items() if k not in NAMING})
+    assert not records(figures)
