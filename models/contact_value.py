@@ -38,7 +38,7 @@ def reached_in_time(
     rows = panel[~panel["in_training"]].sort_values(["as_of", "customer_id"], ignore_index=True)
     rows["as_of"] = pd.to_datetime(rows["as_of"])
     known = defaults.assign(known_on=pd.to_datetime(defaults["known_on"])).groupby("customer_id")["known_on"].min()
-    lead = (pd.to_datetime(rows["customer_id"].map(known)) - rows["as_of"]).dt.days
+    lead = (known.reindex(rows["customer_id"]).set_axis(rows.index) - rows["as_of"]).dt.days
     in_time = rows[lead >= days_before].drop_duplicates("customer_id", keep="last")
     whole: dict[str, Any] = {
         "days_before": days_before, "dates": int(rows["as_of"].nunique()), "defaulters": len(in_time),

@@ -79,9 +79,9 @@ def test_who_rests_is_shown_last_and_takes_no_place():
 
 
 def test_a_review_puts_a_calm_customer_on_the_list_when_it_is_due():
-    """Six months after 5 July is 5 January, within the two weeks; after 20 July it is not."""
+    """Six months after 5 July is 5 January, within the two weeks; after 15 July it is not."""
     assert "f" in one_list(everyone_open(last="2025-07-05"), months=6).index
-    assert "f" not in one_list(everyone_open(last="2025-07-20"), months=6).index
+    assert "f" not in one_list(everyone_open(last="2025-07-15"), months=6).index
     assert one_list(everyone_open(last="2025-07-05"), months=6).loc["f", "kind"] == "review"
 
 
