@@ -122,7 +122,7 @@ def test_the_calendar_has_one_event_an_open_row(rows, tmp_path):
     assert "DTEND;VALUE=DATE:20260108" in lines
     assert len({line for line in lines if line.startswith("UID:")}) == 2
     texts = [line.removeprefix("DESCRIPTION:") for line in lines if line.startswith("DESCRIPTION:")]
-    assert any("客户逾期十天" * 12 in text and "and\\; signs\\\\" in text for text in texts)
+    assert any("客户逾期十天" * 12 in text and "and\\; signs < &\\\\" in text for text in texts)
 
 
 def test_the_letter_tells_the_customer_nothing_of_the_model(rows):
