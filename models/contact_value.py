@@ -70,6 +70,16 @@ def reached_in_time(
     return whole
 
 
+def highest(value: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """Return the places of the `count` highest values, the highest first, of equal ones the earlier; without NaN."""
+    places = np.arange(len(value))
+    if count < len(value):  # few of many: sorting all of them would be most of the work
+        least = np.partition(value, len(value) - count)[len(value) - count]
+        above = np.flatnonzero(value > least)
+        places = np.sort(np.append(above, np.flatnonzero(value == least)[: count - len(above)]))
+    return places[np.argsort(-value[places], kind="stable")]
+
+
 class _Replay:
     """The scored dates, replayed for a list that is an order of each date's rows."""
 
@@ -107,7 +117,7 @@ class _Replay:
         for date, start, end in zip(self.dates, self.first, self.ends, strict=True):
             who, value = self.codes[start:end], order[start:end]
             free = np.flatnonzero((value >= 0) & (last[who] + rest <= date))
-            best = free[np.argsort(-value[free], kind="stable")[: capacity * self.rules.weeks]]
+            best = free[highest(value[free], capacity * self.rules.weeks)]
             chosen = who[best]
             days = date + np.arange(len(best)) // capacity * 7 + 6  # by the end of each week
             reached[chosen] |= self.known[chosen] - days >= np.timedelta64(self.days_before, "D")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from models.contact_value import reached_in_time
+from models.contact_value import highest, reached_in_time
 from models.worklist import Rules
 
 RULES = Rules(weeks=1, cool_down_days=45, avoided_early=0.5, avoided_late=0.5)
@@ -98,6 +100,13 @@ def test_random_lists_reach_about_their_share():
     assert at["random"]["share"] == pytest.approx(10 / 50)
     few = found(rows, bad[:10], capacity=10)[1]
     assert 0.05 < few["random"]["share"] < 0.4
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(0, 6), max_size=20), st.integers(1, 25))
+def test_the_highest_are_those_of_a_whole_sort(values, count):
+    drawn = np.array(values, dtype=float)
+    assert highest(drawn, count).tolist() == np.argsort(-drawn, kind="stable")[:count].tolist()
 
 
 def test_the_order_of_rows_changes_nothing():
