@@ -209,11 +209,11 @@ def as_table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def counts(made: pd.DataFrame, lines: pd.DataFrame, customers: int) -> dict[str, Any]:
-    """Return what the list holds, in counts and money."""
+def counts(made: pd.DataFrame, lines: pd.DataFrame, customers: pd.Series) -> dict[str, Any]:
+    """Return what the list holds, in counts and money; `unknown_customers`: lines of who left, or never was here."""
     live = made[made["state"].isin(["open", "waiting"])]
     return {
-        "customers": customers,
+        "customers": len(customers),
         "listed": len(made),
         "by_state": {k: int(n) for k, n in made["state"].value_counts().sort_index().items()},
         "by_kind": {k: int(n) for k, n in live["kind"].value_counts().sort_index().items()},
@@ -223,7 +223,7 @@ def counts(made: pd.DataFrame, lines: pd.DataFrame, customers: int) -> dict[str,
             for state in ("open", "waiting")
         },
         "lines": len(lines),
-        "unknown_customers": int((~lines["customer_id"].isin(made["customer_id"])).sum()),
+        "unknown_customers": int((~lines["customer_id"].isin(customers)).sum()),
     }
 
 
@@ -246,7 +246,7 @@ def main() -> None:
     kinds = [("customer_id", pa.string()), ("owner", pa.string()), ("grade", pa.string()), ("months", pa.int32()),
              ("review_on", pa.date32())]  # fmt: skip
     answers.write(as_table(calendar, pa.schema(kinds)), OUT / "calendar.parquet")
-    told = counts(made, lines, len(table))
+    told = counts(made, lines, table["customer_id"])
     by_owner = made[made["state"] == "open"].groupby(made["owner"].fillna(""))["loss_avoided"].agg(["size", "sum"])
     write_json(
         OUT / "summary.json",

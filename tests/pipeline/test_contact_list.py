@@ -84,6 +84,15 @@ def test_what_people_did_survives_the_run():
     assert pd.isna(row["week"])
 
 
+def test_a_line_of_who_left_is_counted_and_one_of_who_is_calm_is_not():
+    calm = [(who, "2025-01-20", "done", "paid", "lee", "called", "") for who in ("b", "gone")]
+    found, _ = made(decided(), lines=calm, raised=RAISED)
+    log = contacts.read_contacts(pd.DataFrame(calm, columns=list(contacts.COLUMNS), dtype=str))
+    told = stage.counts(found, log, pd.Series(["a", "b"]))
+    assert (told["customers"], told["listed"], told["lines"], told["unknown_customers"]) == (2, 1, 2, 1)
+    assert told["loss_avoided"] == {"open": 27.0, "waiting": 0.0}
+
+
 @pytest.fixture
 def rows():
     found, _ = made(
