@@ -115,10 +115,12 @@ class _Replay:
         reached, made = np.zeros(self.customers, dtype=bool), 0
         rest = np.timedelta64(self.rules.cool_down_days, "D")
         for date, start, end in zip(self.dates, self.first, self.ends, strict=True):
-            who, value = self.codes[start:end], order[start:end]
-            free = np.flatnonzero((value >= 0) & (last[who] + rest <= date))
-            best = free[highest(value[free], capacity * self.rules.weeks)]
-            chosen = who[best]
+            # as many as all dates together could take: who of them rests leaves enough behind him
+            first = highest(order[start:end], capacity * self.rules.weeks * len(self.dates)) + start
+            first = first[order[first] >= 0]
+            free = first[last[self.codes[first]] + rest <= date]
+            best = free[: capacity * self.rules.weeks]
+            chosen = self.codes[best]
             days = date + np.arange(len(best)) // capacity * 7 + 6  # by the end of each week
             reached[chosen] |= self.known[chosen] - days >= np.timedelta64(self.days_before, "D")
             # who defaulted before his turn is contacted no more: his capacity is lost, as it would be
