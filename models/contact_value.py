@@ -50,7 +50,7 @@ def reached_in_time(
     day = known.reindex(customers).to_numpy().astype("M8[D]")
     weight = pd.Series((in_time["expected_loss"] / in_time["pd"]).fillna(0).to_numpy(), in_time["customer_id"])
     money = weight.reindex(customers).fillna(0).to_numpy()
-    could = np.isin(customers, in_time["customer_id"].to_numpy(dtype=object))
+    could = pd.Series(customers).isin(in_time["customer_id"]).to_numpy()
     replay = _Replay(rows, codes, len(customers), day, rules, days_before)
     for capacity in capacities:
         told: dict[str, Any] = {}
