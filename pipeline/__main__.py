@@ -133,6 +133,12 @@ def _explain(arguments: argparse.Namespace) -> int:
     return asked.explain_customer(arguments.customer_id, arguments.picture)
 
 
+def _letter(arguments: argparse.Namespace) -> int:
+    from pipeline import letter
+
+    return letter.write(arguments.customer_id, arguments.language, arguments.out)
+
+
 def _what_if(arguments: argparse.Namespace) -> int:
     from pipeline import what_if
 
@@ -194,6 +200,10 @@ def parser() -> argparse.ArgumentParser:
     explained = add("explain", _explain, "Say what is published of a customer, and what every family of features adds.")
     explained.add_argument("customer_id")
     explained.add_argument("--picture", type=Path, help="also draw it (.png, .svg or .pdf)")
+    written = add("letter", _letter, "Write a letter and talking points for a customer on the published worklist.")
+    written.add_argument("customer_id")
+    written.add_argument("--language", choices=("en", "zh"), default="en")
+    written.add_argument("--out", type=Path, help="write the two texts into this folder instead of printing them")
     supposed = add("what-if", _what_if, "Say what another policy would do to the portfolio, before it is published.")
     supposed.add_argument("policy", type=Path, help="a policy file, as those in data/policy")
     supposed.add_argument("--out", type=Path, help="write the customers concerned there (.csv or .parquet)")

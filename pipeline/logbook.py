@@ -28,7 +28,8 @@ MADE = {  # the table whose rows a stage is counted by; others make none
     "tune": "data/tune/trials.parquet", "train": "data/train/out_of_fold.parquet",
     "evaluate": "data/evaluate/predictions.parquet", "promote": "data/promote/scorer/trained_on.parquet",
     "score": "data/score/scores.parquet", "explain": "data/explain/reasons.parquet",
-    "decide": "data/decide/table.parquet", "publish": "data/publish/current/scored_customers.parquet",
+    "decide": "data/decide/table.parquet", "worklist": "data/worklist/worklist.parquet",
+    "publish": "data/publish/current/scored_customers.parquet",
 }  # fmt: skip
 WORDS = {
     1: "failed: a bug of ours", 2: "refused: the data", 3: "refused by a gate", 4: "refused: configuration or usage",

@@ -18,7 +18,7 @@ from features.errors import ConfigurationRefused, Problem
 PARAMS_FILE = Path("params.yaml")
 STAGES = (
     "simulate", "ingest", "observe", "featurise", "select", "tune", "train", "calibrate",
-    "evaluate", "promote", "score", "explain", "decide", "monitor", "report", "publish",
+    "evaluate", "promote", "score", "explain", "decide", "worklist", "monitor", "report", "publish",
 )  # fmt: skip
 TOP_LEVEL = ("source", "as_of", "language", "sources")
 OVERRIDABLE = ("as_of", *(stage for stage in STAGES if stage != "simulate"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.stage import write_json
 
-NO_FIGURES = ("alerted", "checks", "overrides", "retrain", "worst")  # sentences, and rows of single customers
+NO_FIGURES = ("alerted", "checks", "contacts", "overrides", "retrain", "worst")  # sentences, and rows of single people
 # Those that dvc.yaml draws: there on every run, empty where the run has none.
 DRAWN = ("features_top", "labels_by_month", "portfolio_by_grade", "reasons_families", "score_drift_by_month")
 

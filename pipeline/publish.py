@@ -45,6 +45,7 @@ PREVIEW = versions.PUBLISH / "preview"
 # evaluate's figures, select's parts and what the model document tells are of a training that is not repeated.
 INPUTS = (
     Path("params.yaml"), Path("dvc.lock"), Path("requirements/run.lock"), Path("data/overrides.csv"), CONTRACT,
+    Path("data/contacts.csv"),
     Path("data/ingest/ledger.json"), Path("data/promote/verdict.json"), Path("data/evaluate"), Path("data/select"),
     Path("data/promote/changes.json"), Path("data/train/summary.json"), Path("data/tune/summary.json"),
     Path("data/tune/parameters.json"), Path("data/calibrate/summary.json"),
@@ -188,6 +189,7 @@ def write() -> Written:
         "table": sha256(TABLE),
         "report": sha256(Path("data/report/index.html")),
         "document": sha256(Path("data/report/document.html")),
+        "worklist": sha256(Path("data/worklist/worklist.parquet")),
         "compared_with": compared["run_id"] if compared else None,
         "contract": sha256(CONTRACT),
     }
@@ -214,7 +216,7 @@ def write() -> Written:
         _write_statement(scratch)
         moved = changes.between(before, published)
         pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
-        for path in (Path("data/report"), SCORER):
+        for path in (Path("data/report"), Path("data/worklist"), SCORER):
             _copy(path, scratch)
         for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT):
             _copy(path, scratch)

@@ -33,7 +33,7 @@ from pipeline.fingerprint import sha256
 from pipeline.run import STATE, owned
 from pipeline.stage import RECORD, read_json, resources, write_json
 
-STAGES = ("ingest", "observe", "featurise", "score", "explain", "decide", "monitor", "report")
+STAGES = ("ingest", "observe", "featurise", "score", "explain", "decide", "worklist", "monitor", "report")
 WRITE = "from pipeline import publish, stage; stage.execute('publish', publish.write)"
 KEPT = ("inputs", "scorer")  # what pruning leaves, taken as it is
 DATABASE = "bellwether.duckdb"

@@ -1,8 +1,9 @@
 """report: a page that a risk committee can read, print and keep; from files alone, without network or scripts.
 
 Everything shown stands in `figures.json` beside the page: the figures and checks of `monitor`, the customers with most
-at stake, and what `explain` found. A second page, `explanation.html`, shows what the model makes of its features. Words
-are in `templates/words.yaml` in English and Chinese; pictures are drawn by `charts`, those of features by `explain`.
+at stake, and what `explain` found. A second page, `explanation.html`, shows what the model makes of its features, and
+`worklist.html` whom to contact. Words are in `templates/words.yaml` in English and Chinese; pictures are drawn by
+`charts`, those of features by `explain`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 DATA, OUT = Path("data"), Path("data/report")
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "–"
-NAMING = ("worst", "alerted", "overrides")  # figures that name customers; aggregates.json is without them
+NAMING = ("worst", "alerted", "overrides", "contacts")  # figures that name customers; aggregates.json is without them
 
 
 class Params(Section):
@@ -33,6 +34,7 @@ class Params(Section):
     section: ClassVar[str] = "report"
     worst_customers: int = 20  # with most at stake
     alerted_customers: int = 40  # with alerts, worst first, each with its history
+    contacts: int = 200  # rows of the worklist, best first
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -129,6 +131,16 @@ def parts_told() -> dict[str, Any]:
     return {"segments": segments} if segments else {}
 
 
+def contacts_told(most: int) -> dict[str, Any]:
+    """Return what `worklist` left: its counts and measure, and its first rows as records; empty where nothing is."""
+    told = record(DATA / "worklist/summary.json")
+    by_owner = told.pop("by_owner", {})
+    rows = frame(DATA / "worklist/worklist.parquet")
+    told.get("rules", {}).pop("owners", None)  # people, whom figures without names leave out
+    owners = [{"owner": name, "contacts": n, "loss_avoided": loss} for name, (n, loss) in sorted(by_owner.items())]
+    return {"worklist": told, "contacts": {"owners": owners, "rows": plain(rows.head(most).to_dict("records"))}}
+
+
 def reasons_told() -> dict[str, Any]:
     """Return what `explain` left: what weighs in the whole book, and whether reasons hold; empty where nothing is."""
     told = record(DATA / "explain/global.json")
@@ -198,10 +210,13 @@ def main() -> None:
     figures["retrain"] = retraining.proposal(checks, until=figures["run"]["until"], as_of=figures["run"]["as_of"])
     figures["overrides"] = plain(frame(DATA / "decide/overrides.parquet").to_dict("records"))
     figures |= {"checks": checks, "worst": worst, "alerted": alerted, "reasons": {**figures["reasons"], **why}}
-    figures |= parts_told()
+    figures |= parts_told() | contacts_told(params.contacts)
     text = page(figures, words, tongue)
     fresh(OUT)
     (OUT / "index.html").write_text(text, encoding="utf-8")
+    if figures["worklist"]:
+        lists = rendered("worklist.html.j2", tongue, w=words, run=figures["run"], f=figures)
+        (OUT / "worklist.html").write_text(lists, encoding="utf-8")
     write_json(OUT / "figures.json", figures)
     write_json(OUT / "aggregates.json", {name: some for name, some in figures.items() if name not in NAMING})
     told = document.told(tongue, {"report/figures.json": figures})

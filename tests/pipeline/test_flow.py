@@ -27,6 +27,7 @@ BESIDES = {
     "score": {"featurise.engine"},  # on Spark, executors score
     "explain": {"language", "featurise.engine"},
     "decide": {"language"},
+    "worklist": {"language"},
     "monitor": {"source", "featurise.protected"},  # whom it compares for fairness
     "report": {"language"},
     "publish": {"source"},
@@ -53,7 +54,7 @@ def modules_of(graph, stage: str) -> set[str]:
     return files
 
 
-def test_the_flow_is_the_sixteen_stages_in_order():
+def test_the_flow_is_the_seventeen_stages_in_order():
     assert tuple(FLOW["stages"]) == STAGES
 
 

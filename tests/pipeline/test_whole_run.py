@@ -1,4 +1,4 @@
-"""Whole runs in a workspace of their own: two commands, sixteen stages, one table; and what must not touch that table."""
+"""Whole runs in a workspace of their own: two commands, seventeen stages, one table; and what must not touch that table."""
 
 from __future__ import annotations
 

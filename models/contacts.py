@@ -1,0 +1,101 @@
+"""What people did about the worklist: one line a customer and day, with state, outcome, author and reason.
+
+The newest line of a customer holds. `done`: contacted, and left alone for the cool-down unless nobody was reached;
+`snoozed`: not before the day after `until`; `open`: back on the list at once, whatever was said before.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from features.errors import ConfigurationRefused, Problem
+
+COLUMNS = ("customer_id", "on", "state", "outcome", "author", "reason", "until")
+STATES = ("open", "done", "snoozed")
+NOT_REACHED = "not_reached"
+OUTCOMES = ("paid", "promised", "statements_received", "terms_agreed", "reviewed", "refused", "other", NOT_REACHED)
+NEVER = np.datetime64("NaT", "D")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where each customer stands, shape (n,): `state` open, done or snoozed; dates are NaT where there is none."""
+
+    state: npt.NDArray[np.object_]
+    outcome: npt.NDArray[np.object_]  # of the newest line, None where it has none
+    again_from: npt.NDArray[np.datetime64]  # first day on which a done or snoozed customer is open again
+    last_done: npt.NDArray[np.datetime64]  # the newest day on which the customer was reached
+
+
+def read_contacts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines with `on` and `until` as dates, by customer and day; all faults are refused at once (4).
+
+    table: text columns `COLUMNS`, in the order of the file's lines. Messages name lines, never a customer.
+    """
+    if tuple(table.columns) != COLUMNS:
+        raise ConfigurationRefused(
+            Problem("contacts.csv", f"the columns {', '.join(COLUMNS)}", "other columns", "Restore the header.")
+        )
+    table = table.fillna("").apply(lambda column: column.str.strip())
+    on, until = _dates(table["on"]), _dates(table["until"])
+    done, snoozed = table["state"] == "done", table["state"] == "snoozed"
+    a_day = "a date such as 2026-12-31"
+    problems = [_problem(table[name] == "", name, "filled", "nothing") for name in ("customer_id", "author", "reason")]
+    problems += [
+        _problem(on.isna(), "on", a_day, "something else"),
+        _problem(~table["state"].isin(STATES), "state", f"one of {', '.join(STATES)}", "another"),
+        _problem(done & ~table["outcome"].isin(OUTCOMES), "outcome", f"one of {', '.join(OUTCOMES)}", "another"),
+        _problem(~done & (table["outcome"] != ""), "outcome", "empty where the state is not done", "an outcome"),
+        _problem(snoozed & until.isna(), "until", f"{a_day} where the state is snoozed", "something else"),
+        _problem(~snoozed & (table["until"] != ""), "until", "empty where the state is not snoozed", "a date"),
+        _problem(snoozed & (until < on), "until", "on or after `on`", "an earlier day"),
+        _problem(table.duplicated(["customer_id", "on"]), "customer_id, on", "one line a day", "a second one"),
+    ]
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        raise ConfigurationRefused(found)
+    dated = table.assign(on=on, until=until, outcome=table["outcome"].where(done, None))
+    return dated.sort_values(["customer_id", "on"], ignore_index=True)
+
+
+def standing(
+    contacts: pd.DataFrame, customers: npt.NDArray[np.object_], as_of: dt.date, cool_down_days: int
+) -> Standing:
+    """Return where each of `customers` stands on `as_of`; who has no line is open. contacts: of `read_contacts`."""
+    newest = contacts.drop_duplicates("customer_id", keep="last").set_index("customer_id").reindex(customers)
+    reached = contacts[(contacts["state"] == "done") & (contacts["outcome"] != NOT_REACHED)]
+    last = reached.drop_duplicates("customer_id", keep="last").set_index("customer_id")["on"].reindex(customers)
+    last_done, until = (days.to_numpy().astype("M8[D]") for days in (last, newest["until"]))
+    state = newest["state"].to_numpy(dtype=object)
+    # who could not be reached is tried again, but the cool-down of an earlier contact goes on
+    rests = (state == "done") & ~np.isnat(last_done)
+    again = np.where(rests, last_done + np.timedelta64(cool_down_days, "D"), NEVER)
+    again = np.where(state == "snoozed", until + np.timedelta64(1, "D"), again)
+    waits = again > np.datetime64(as_of, "D")
+    outcome = newest["outcome"].astype(object)
+    return Standing(
+        np.where(waits, state, "open").astype(object),
+        outcome.where(outcome.notna(), None).to_numpy(dtype=object),
+        np.where(waits, again, NEVER),
+        last_done,
+    )
+
+
+def _dates(texts: pd.Series) -> pd.Series:
+    """Return ISO dates as datetime64, NaT for whatever is none."""
+    parsed = pd.to_datetime(texts.where(texts.str.fullmatch(r"\d{4}-\d{2}-\d{2}")), format="%Y-%m-%d", errors="coerce")
+    return parsed.astype("datetime64[s]")
+
+
+def _problem(wrong: pd.Series, where: str, must_be: str, found: str) -> Problem | None:
+    """Return one problem that names up to ten lines of the file (the header is line 1), or None."""
+    lines = (np.flatnonzero(wrong.to_numpy(dtype=bool)) + 2).tolist()
+    if not lines:
+        return None
+    listed = ", ".join(map(str, lines[:10])) + (f" and {len(lines) - 10} more" if len(lines) > 10 else "")
+    return Problem(f"contacts.csv: {where}", must_be, f"{found} in line {listed}", "Correct the line.")

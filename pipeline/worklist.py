@@ -1,0 +1,263 @@
+"""Stage worklist: whom to contact, why, what to ask for and to offer, by when and by whom; and a calendar of reviews.
+
+Writes worklist.parquet, .csv and .xlsx (the same rows, no formula in any), worklist.ics (what is due in the weeks that
+the list covers), calendar.parquet (every customer's next regular review), and whether such lists would have reached
+those who defaulted. What people did stands in data/contacts.csv, which no stage writes. Nothing is ever sent.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from features.errors import ConfigurationRefused, Problem
+from models import alerts, contact_value, contacts, worklist
+from models.policy import Facts, Policy, expected_losses
+from pipeline import answers, desk_files
+from pipeline.params import Section, language
+from pipeline.stage import execute, fresh, parquet, read_json, say, write_json
+
+DECIDED, SCORES = Path("data/decide"), Path("data/score/scores.parquet")
+POSITION, OBSERVED = Path("data/featurise/scoring/position.parquet"), Path("data/observe/observations.parquet")
+TABLES, CONTACTS, AS_OF = Path("data/ingest/tables"), Path("data/contacts.csv"), Path("data/ingest/as_of.json")
+OUT = Path("data/worklist")
+FACTS = {  # of the position at the last date, with the type of what a source cannot say
+    "kind": "varchar", "days_past_due": "double", "overdue_amount": "double", "accounts_period_end": "date",
+    "last_event_on": "date", "monthly_inflow": "double", "revenue": "double",
+}  # fmt: skip
+STANDS = {"kind": "varchar", "product": "varchar", "exposure": "double", "days_past_due": "double"}
+RISEN = ("PD_JUMP", "GRADE_DOWN")  # alerts that say that the PD rose
+COPIED = (
+    "customer_id", "grade", "grade_change", "pd_12m", "exposure", "expected_loss", "credit_limit",
+    "credit_limit_recommended", "payment_term_days", "action", "alerts", "reason_1_text", "reason_2_text",
+)  # fmt: skip
+MONEY = pa.decimal128(18, 2)
+SCHEMA = pa.schema(
+    [
+        ("rank", pa.int32()), ("customer_id", pa.string()), ("as_of", pa.date32()), ("kind", pa.string()),
+        ("owner", pa.string()), ("state", pa.string()), ("outcome", pa.string()), ("week", pa.int32()),
+        ("due_on", pa.date32()), ("again_from", pa.date32()), ("review_on", pa.date32()), ("loss_avoided", MONEY),
+        ("expected_loss", MONEY), ("exposure", MONEY), ("pd_12m", pa.float64()), ("grade", pa.string()),
+        ("grade_change", pa.int32()), ("action", pa.string()), ("alerts", pa.string()), ("why", pa.string()),
+        ("ask_codes", pa.string()), ("ask", pa.string()), ("offer", pa.string()),
+        ("credit_limit", MONEY), ("credit_limit_recommended", MONEY), ("payment_term_days", pa.int32()),
+        ("overdue_amount", MONEY), ("accounts_period_end", pa.date32()), ("last_event_on", pa.date32()),
+    ]
+)  # fmt: skip
+
+
+class Params(Section, worklist.Rules):
+    """Who is contacted, by whom and how often, and at which capacities the list is measured."""
+
+    section: ClassVar[str] = "worklist"
+    measured_capacities: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (10, 25, 50)
+    measured_days_before: Annotated[int, Field(ge=0)] = 60
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    """Return the lines of what people did as text; a file that is absent is empty."""
+    if not path.exists():
+        return pd.DataFrame({name: pd.Series([], dtype=str) for name in contacts.COLUMNS})
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, UnicodeDecodeError, pd.errors.EmptyDataError) as error:
+        must = f"CSV in UTF-8 with {len(contacts.COLUMNS)} columns"
+        raise ConfigurationRefused(Problem(str(path), must, type(error).__name__, "Mend the file.")) from None
+
+
+def owners(as_of: str) -> dict[str, str]:
+    """Return each customer's owner as known before as_of; empty where the customers table has no such column."""
+    described = read_json(Path("data/ingest/tables.json")).get("customers") or {}
+    if "owner" not in described.get("columns", {}):
+        return {}
+    with duckdb.connect(config={"threads": 2}) as connection:
+        rows = connection.execute(
+            f"select customer_id, arg_max(owner, known_on) from read_parquet('{TABLES}/customers/**/*.parquet') "
+            "where owner <> '' and known_on < cast(? as date) group by customer_id order by all", [as_of],
+        ).fetchall()  # fmt: skip
+    return dict(rows)
+
+
+def _selected(wanted: dict[str, str], table: str, there: set[str]) -> str:
+    """Return what a query selects of a table: columns by type, null where the table lacks one."""
+    return ", ".join(
+        f"cast({f'{table}.{name}' if name in there else 'null'} as {kind}) as {name}" for name, kind in wanted.items()
+    )
+
+
+def stands() -> pd.DataFrame:
+    """Return FACTS of each customer at the last date, by customer_id."""
+    there = set(pq.ParquetDataset(POSITION).schema.names)
+    with duckdb.connect(config={"threads": 2}) as connection:
+        return connection.execute(
+            f"select customer_id, {_selected(FACTS, 'p', there)} from '{parquet(POSITION)}' p "
+            "where months_back = 0 order by customer_id"
+        ).df()
+
+
+def panel(policy: Policy, rules: worklist.Rules) -> pd.DataFrame:
+    """Return every scored row with what the list looks at on its date (see `contact_value.reached_in_time`)."""
+    there = set(pq.ParquetDataset(POSITION).schema.names)
+    held = pd.DataFrame({"code": [rule.code for rule in alerts.RULES if rule.severity in rules.severities]}, dtype=str)
+    with duckdb.connect(config={"threads": 2}) as connection:
+        connection.register("codes", held)
+        rows = connection.execute(
+            f"with up as (select distinct customer_id, as_of from '{DECIDED}/alert_history.parquet' "
+            "semi join codes using (code)) "
+            f"select s.customer_id, s.as_of, s.pd, s.grade, s.in_training, {_selected(STANDS, 'p', there)}, "
+            f"up.customer_id is not null as alarmed from '{parquet(SCORES)}' s "
+            f"left join '{parquet(POSITION)}' p on p.customer_id = s.customer_id and p.months_back = s.months_back "
+            "left join up on up.customer_id = s.customer_id and up.as_of = s.as_of order by s.as_of, s.customer_id"
+        ).df()
+    unknown = np.full(len(rows), np.nan)
+    company = rows["kind"].map({"company": 1.0, "person": 0.0}).to_numpy(dtype=float)
+    facts = Facts(
+        rows["pd"].to_numpy(float), np.zeros(len(rows), dtype=np.int64), company,
+        rows["product"].to_numpy(dtype=object), *([unknown] * 7),
+    )  # fmt: skip
+    lost = policy.loss_given_default.of(facts, strict="max")[0]
+    rows["expected_loss"] = expected_losses(facts.pd, lost, rows["exposure"].clip(lower=0).to_numpy(float))
+    rows["review_months"] = _months(policy, rows["grade"])
+    rows["in_training"] = rows["in_training"].astype("boolean").fillna(False).astype(bool)
+    return rows
+
+
+def _months(policy: Policy, grades: pd.Series) -> np.ndarray:
+    """Return the months between reviews by grade; without a grade the fewest of all."""
+    fewest = min(policy.review_months.values())
+    return grades.map(policy.review_months).fillna(fewest).to_numpy(dtype=np.int64)
+
+
+def measured(params: Params, policy: Policy, as_of: str) -> dict[str, Any]:
+    """Return whether such lists, along the scored dates, would have reached those who defaulted since."""
+    with duckdb.connect(config={"threads": 2}) as connection:
+        bad = connection.execute(
+            f"select customer_id, min(outcome_known_on) as known_on from '{parquet(OBSERVED)}' "
+            "where outcome = 1 and outcome_known_on < cast(? as date) group by customer_id order by all", [as_of],
+        ).df()  # fmt: skip
+    return contact_value.reached_in_time(
+        panel(policy, params), bad, params, params.measured_capacities, params.measured_days_before
+    )
+
+
+def run(
+    table: pd.DataFrame, raised: pd.DataFrame, facts: pd.DataFrame, of: dict[str, str], lines: pd.DataFrame,
+    policy: Policy, rules: worklist.Rules, as_of: dt.date, tongue: str,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Return the worklist in SCHEMA's columns and the calendar (customer_id, owner, grade, months, review_on).
+
+    table: COPIED of the decided table. raised: customer_id, code, severity, state, evidence of each alert. facts: FACTS
+    by customer_id. of: owner by customer. lines: of `read_contacts`.
+    """
+    table = table.sort_values("customer_id", ignore_index=True).merge(facts, on="customer_id", how="left")
+    up = raised[raised["state"] != "cleared"]
+    who = table["customer_id"].to_numpy(dtype=object)
+    months = _months(policy, table["grade"])
+    months = np.where(table["action"].isin(worklist.CALM), months, np.minimum(months, policy.review_months_urgent))
+    known = worklist.Facts(
+        who, table["customer_id"].map(of).astype(object).to_numpy(), table["pd_12m"].to_numpy(float),
+        table["expected_loss"].to_numpy(float), table["days_past_due"].to_numpy(float), months,
+        table["customer_id"].isin(up.loc[up["severity"].isin(rules.severities), "customer_id"]).to_numpy(),
+        table["action"].to_numpy(dtype=object),
+    )  # fmt: skip
+    day = np.datetime64(as_of, "D")
+    standing = contacts.standing(lines, who, as_of, rules.cool_down_days)
+    chosen = worklist.listed(known, standing, day, rules)
+    rows = table.iloc[chosen["row"]].reset_index(drop=True)
+    seen = up[up["customer_id"].isin(rows["customer_id"])]
+    told = seen.groupby("customer_id", sort=False)["evidence"].agg("; ".join)
+    parts = pd.DataFrame({"a": rows["customer_id"].map(told), "b": rows["reason_1_text"], "c": rows["reason_2_text"]})
+    parts = parts.where(parts.notna(), None)
+    why = (parts.fillna("") + "; ").where(parts.notna(), "").sum(axis=1).astype(str).str.removesuffix("; ")
+    risen = rows["customer_id"].isin(seen.loc[seen["code"].isin(RISEN), "customer_id"])
+    lacks = pd.DataFrame(
+        {
+            "company": rows["kind"] == "company", "driver": rows["reason_1_text"], "risen": risen,
+            "monthly_inflow": rows["monthly_inflow"].fillna(rows["revenue"]),
+            **{name: rows[name] for name in ("overdue_amount", "accounts_period_end", "last_event_on")},
+        }
+    )  # fmt: skip
+    ask_codes, ask = worklist.asked(lacks, day, rules, tongue)
+    offer = worklist.offered(rows["action"], rows["credit_limit_recommended"], rows["payment_term_days"], tongue)
+    rows = rows.drop(columns=["kind", "customer_id"])
+    made = pd.concat([chosen, rows], axis=1).assign(as_of=day, why=why, ask_codes=ask_codes, ask=ask, offer=offer)
+    review = worklist.next_reviews(who, np.full(len(who), day), months, standing.last_done)
+    calendar = pd.DataFrame({"customer_id": who, "owner": known.owner, "grade": table["grade"], "months": months})
+    return made[SCHEMA.names], calendar.assign(review_on=review)
+
+
+def as_table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Return a frame in a schema's types: money to the cent, dates as days, NaN and NaT as null."""
+    columns = []
+    for field in schema:
+        values = frame[field.name]
+        if pa.types.is_decimal(field.type):
+            columns.append(pa.array(values.astype(float).round(2), pa.float64(), from_pandas=True).cast(field.type))
+        elif pa.types.is_date(field.type):
+            days = pd.to_datetime(values).to_numpy().astype("M8[D]")
+            columns.append(pa.array(days, pa.date32()))
+        else:
+            columns.append(pa.array(values, from_pandas=True).cast(field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def counts(made: pd.DataFrame, lines: pd.DataFrame, customers: pd.Series) -> dict[str, Any]:
+    """Return what the list holds, in counts and money; `unknown_customers`: lines of who left, or never was here."""
+    live = made[made["state"].isin(["open", "waiting"])]
+    return {
+        "customers": len(customers),
+        "listed": len(made),
+        "by_state": {k: int(n) for k, n in made["state"].value_counts().sort_index().items()},
+        "by_kind": {k: int(n) for k, n in live["kind"].value_counts().sort_index().items()},
+        "by_week": {str(k): int(n) for k, n in live["week"].value_counts().sort_index().items()},
+        "loss_avoided": {
+            state: float(live.loc[live["state"] == state, "loss_avoided"].sum().round(2))
+            for state in ("open", "waiting")
+        },
+        "lines": len(lines),
+        "unknown_customers": int((~lines["customer_id"].isin(customers)).sum()),
+    }
+
+
+def main() -> None:
+    """Write the worklist in every form, the calendar, and what such lists would have reached."""
+    params, tongue = Params.load(), language()
+    as_of, decided = read_json(AS_OF)["as_of"], read_json(DECIDED / "summary.json")
+    policy = Policy.model_validate(decided["policy_numbers"])
+    lines = contacts.read_contacts(read_lines(CONTACTS))
+    table = pq.read_table(DECIDED / "table.parquet", columns=list(COPIED)).to_pandas()
+    raised = pq.read_table(DECIDED / "alerts.parquet").to_pandas()
+    of = owners(as_of)
+    made, calendar = run(table, raised, stands(), of, lines, policy, params, dt.date.fromisoformat(as_of), tongue)
+    rows = as_table(made, SCHEMA)
+    fresh(OUT)
+    for ending in ("parquet", "csv"):
+        answers.write(rows, OUT / f"worklist.{ending}")
+    desk_files.write_workbook(rows, OUT / "worklist.xlsx", tongue)
+    desk_files.write_calendar(rows, OUT / "worklist.ics", tongue)
+    kinds = [("customer_id", pa.string()), ("owner", pa.string()), ("grade", pa.string()), ("months", pa.int32()),
+             ("review_on", pa.date32())]  # fmt: skip
+    answers.write(as_table(calendar, pa.schema(kinds)), OUT / "calendar.parquet")
+    told = counts(made, lines, table["customer_id"])
+    by_owner = made[made["state"] == "open"].groupby(made["owner"].fillna(""))["loss_avoided"].agg(["size", "sum"])
+    write_json(
+        OUT / "summary.json",
+        {
+            **told, "as_of": as_of, "currency": decided["currency"], "owners_known": bool(of),
+            "by_owner": {k: [int(n), round(float(loss), 2)] for k, n, loss in by_owner.itertuples()},
+            "rules": params.model_dump(mode="json"), "measured": measured(params, policy, as_of),
+        },
+    )  # fmt: skip
+    say("worklist", "listed", customers=len(table), **told["by_state"])
+
+
+if __name__ == "__main__":
+    execute("worklist", main)

@@ -1,0 +1,95 @@
+"""What people did: the newest line holds, cool-downs end on their day, every faulty line is named and no customer is."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.errors import ConfigurationRefused
+from models.contacts import COLUMNS, read_contacts, standing
+
+AS_OF = dt.date(2026, 1, 1)
+
+
+def lines(*rows):
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
+
+
+def stands(*rows, cool_down=60, as_of=AS_OF):
+    found = standing(read_contacts(lines(*rows)), np.array(["a", "b"], dtype=object), as_of, cool_down)
+    return found.state[0], found.outcome[0], str(found.again_from[0]), str(found.last_done[0])
+
+
+def done(on, outcome="promised", who="a"):
+    return (who, on, "done", outcome, "lee", "called", "")
+
+
+def snoozed(on, until):
+    return ("a", on, "snoozed", "", "lee", "on leave", until)
+
+
+def test_who_has_no_line_is_open():
+    assert stands() == ("open", None, "NaT", "NaT")
+
+
+@pytest.mark.parametrize(("on", "state"), [("2025-11-02", "open"), ("2025-11-03", "done"), ("2026-01-05", "done")])
+def test_a_contact_rests_for_the_cool_down_and_not_a_day_longer(on, state):
+    """60 days after 2 November is 1 January, the run's date."""
+    assert stands(done(on))[0] == state
+
+
+def test_a_contact_says_from_which_day_he_is_open_again():
+    assert stands(done("2025-12-31")) == ("done", "promised", "2026-03-01", "2025-12-31")
+
+
+@pytest.mark.parametrize(("until", "state"), [("2025-12-31", "open"), ("2026-01-01", "snoozed")])
+def test_snoozed_holds_through_its_last_day(until, state):
+    assert stands(snoozed("2025-12-01", until))[0] == state
+
+
+def test_who_was_not_reached_is_tried_again():
+    assert stands(done("2025-12-30", "not_reached"))[:2] == ("open", "not_reached")
+
+
+def test_a_vain_call_does_not_end_the_rest_after_an_earlier_contact():
+    assert stands(done("2025-12-20"), done("2025-12-30", "not_reached"))[0] == "done"
+
+
+def test_open_takes_back_what_was_said_before_whatever_the_order_of_lines():
+    back = ("a", "2025-12-30", "open", "", "lee", "mistaken", "")
+    assert stands(back, done("2025-12-20")) == ("open", None, "NaT", "2025-12-20")
+
+
+def test_another_customers_line_changes_nothing():
+    assert stands(done("2025-12-31", who="b"))[0] == "open"
+
+
+def test_all_faults_are_named_by_line_and_never_by_customer():
+    rows = [
+        done("2025-12-31", who="secret-id"), done("2025-12-31", who="secret-id"), done("soon"), done("2025-12-01", "gone"),
+        ("c", "2025-12-01", "busy", "", "lee", "x", ""), snoozed("2025-12-01", ""), snoozed("2025-12-02", "2025-12-01"),
+        ("d", "2025-12-01", "open", "paid", "lee", "x", "2026-01-01"), ("e", "2025-12-01", "open", "", "", "x", ""),
+    ]  # fmt: skip
+    with pytest.raises(ConfigurationRefused) as refusal:
+        read_contacts(lines(*rows))
+    found = {p.where.removeprefix("contacts.csv: "): p.found for p in refusal.value.problems}
+    # the two faults of line 9 stand under their own columns
+    assert found["customer_id, on"] == "a second one in line 3, 7"  # both kinds of line count
+    assert found["on"] == "something else in line 4"
+    assert found["state"] == "another in line 6"
+    assert found["author"] == "nothing in line 10"
+    assert [p.found for p in refusal.value.problems if p.where.endswith(": outcome")] == [
+        "another in line 5", "an outcome in line 9",
+    ]  # fmt: skip
+    assert [p.found for p in refusal.value.problems if p.where.endswith(": until")] == [
+        "something else in line 7", "a date in line 9", "an earlier day in line 8",
+    ]  # fmt: skip
+    assert "secret-id" not in str(refusal.value)
+
+
+def test_another_header_is_refused():
+    with pytest.raises(ConfigurationRefused, match="Restore the header"):
+        read_contacts(lines().drop(columns="until"))
