@@ -29,7 +29,7 @@ KEPT = ("simulate", "promote", "publish")  # stages whose folders are not made a
 MADE = [Path("data") / stage for stage in STAGES if stage not in KEPT]
 CACHE = (Path(".dvc/cache"), Path(".dvc/tmp"), PREVIEW)
 STORE = Path("mlruns")
-OVERRIDES = Path("data/overrides.csv")
+OVERRIDES, CONTACTS = Path("data/overrides.csv"), Path("data/contacts.csv")
 FIRST, LAST = date(1950, 1, 1), date(2100, 1, 1)  # of dates on which a customer may have been observed
 
 
@@ -64,7 +64,7 @@ def survey(trace: Trace, owned: list[str]) -> Found:
             found.versions.setdefault(path.parts[3], []).append(path)
         elif path.is_relative_to(STORE):
             found.store.append(path)
-        elif path == OVERRIDES or path.is_relative_to(run.STATE) or _askable(path, known):
+        elif path in (OVERRIDES, CONTACTS) or path.is_relative_to(run.STATE) or _askable(path, known):
             found.records.append(path)
         elif path.as_posix() in known:
             found.git.append(path.as_posix())
@@ -105,8 +105,9 @@ def tracked() -> set[str]:
 
 
 def _commits(identifier: str) -> list[str]:
-    """Return the commits that brought or took a line of the overrides that names the customer."""
-    return _git("log", "--all", "--format=%h", f"-S{identifier}", "--", OVERRIDES.as_posix()).split()
+    """Return the commits that brought or took a line of a table of people that names the customer."""
+    of_people = (OVERRIDES.as_posix(), CONTACTS.as_posix())
+    return _git("log", "--all", "--format=%h", f"-S{identifier}", "--", *of_people).split()
 
 
 def credits_of(customer: str) -> list[str]:

@@ -98,6 +98,7 @@ def strew(customer: str) -> None:
         "answers.csv": f"customer_id,pd_12m\n{customer},0.1\n{STAYS},0.2\n",
         "mlruns/artifacts/one.json": f'{{"worst": "{customer}"}}',
         "data/overrides.csv": f"customer_id,field,value\n{customer},limit,1\n{STAYS},limit,2\n",
+        "data/contacts.csv": f"customer_id,state\n{customer},done\n{STAYS},open\n",
         "data/publish/preview/scored_customers.csv": f"customer_id\n{customer}\n",
         "data/explain/reasons.json": f'["{customer}"]',
         ".dvc/cache/files/md5/aa/bb": f"customer_id\n{customer}\n",
@@ -151,6 +152,7 @@ def test_an_erased_customer_is_found_nowhere_but_in_raw_files(
     assert Path("answers.csv").read_text() == f"customer_id,pd_12m\n{STAYS},0.2\n"
     assert Path("run.jsonl").read_text() == '{"line": "other"}\n'
     assert Path("data/overrides.csv").read_text() == f"customer_id,field,value\n{STAYS},limit,2\n"
+    assert Path("data/contacts.csv").read_text() == f"customer_id,state\n{STAYS},open\n"
     (proof,) = tombstones.FOLDER.glob("proof-*.json")
     facts = json.loads(proof.read_text())
     assert facts["files_that_name_the_customer_now"] == 0
