@@ -42,7 +42,8 @@ def _post(address: str, body: bytes, timeout: float) -> tuple[str | None, bool, 
         return f"HTTP {error.code}", error.code == 429 or error.code >= 500, float(asked) if asked.isdecimal() else 0.0
     except (OSError, ValueError) as error:  # the error's own text may quote the address
         reason = getattr(error, "reason", error)
-        return type(reason if isinstance(reason, Exception) else error).__name__, True, 0.0
+        cause = reason if isinstance(reason, Exception) else error
+        return "no answer" if isinstance(cause, TimeoutError) else type(cause).__name__, True, 0.0
 
 
 def deliver(summary: dict[str, Any], text: str, *, budget: float = BUDGET) -> str | None:

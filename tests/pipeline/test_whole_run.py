@@ -53,7 +53,7 @@ def published(workspace: Workspace) -> tuple[str, str]:
 def world(tmp_path_factory) -> Workspace:
     """A small lender, run once from nothing."""
     workspace = copy_project(tmp_path_factory.mktemp("world") / "project")
-    workspace.set_params({"simulate": {"customers": 600}})
+    workspace.set_params({"simulate": {"customers": 600}, "tune": {"trials": 6}, "train": {"seeds": 2}})
     first = workspace.pipeline("run")
     assert first.returncode == 0, first.stdout[-4000:] + first.stderr[-4000:]
     assert ran(first.stdout) == list(STAGES)
