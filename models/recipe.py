@@ -22,6 +22,7 @@ from models.encoders import Encoders
 from models.inputs import Input, Panel
 from models.opinions import halves
 from models.selection import SelectSettings, select
+from models.space import tiny
 from models.splits import Indices, fold_count, grouped_folds, repeated_indices
 from models.tuning import FoldData, Tuned, TuneSettings, memory_study, repeat_count
 
@@ -177,8 +178,8 @@ def train(panel: Panel, inputs: tuple[Input, ...], indices: Indices, tuned: Tune
     """Train the final booster on all rows of `panel` and its out-of-fold twins on the folds.
 
     `indices`: (train rows, asked rows) of each fold; a row asked about several times gets its mean margin. Several
-    models are averaged where that lowers the out-of-fold log loss by more than `settings.gain_errors` standard errors;
-    `settings.seeds` says it without asking.
+    models are averaged where that lowers the out-of-fold log loss by more than `settings.gain_errors` standard errors,
+    and always where so few rows or defaults cannot tell; `settings.seeds` says it without asking.
     """
     with cluster.connected(settings.cluster) if settings.cluster else nullcontext() as client:
         return _trained(_Plan.of(panel, inputs, tuned, settings, client), indices, settings)
@@ -192,7 +193,8 @@ def _trained(plan: _Plan, indices: Indices, settings: TrainSettings) -> Trained:
     single, margin = (_mean_margin(len(panel), indices, [each[:count].mean(axis=0) for each in done])
                       for count in (1, len(plan.members)))  # fmt: skip
     found = averaging(margin, single, panel)
-    if settings.seeds is None and found["gain"] <= settings.gain_errors * found["standard_error"]:
+    sure = not tiny(len(panel), panel.bads)  # tens of defaults cannot say: there a spread of seeds is always averaged
+    if settings.seeds is None and sure and found["gain"] <= settings.gain_errors * found["standard_error"]:
         plan, margin = replace(plan, members=plan.members[:1]), single
     coder, matrix = encoders.fit_matrix(panel, inputs, tuned.smoothing, tuned.seed)
     half_a, half_b = halves(matrix, inputs)

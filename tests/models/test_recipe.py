@@ -174,14 +174,24 @@ def test_averaging_is_measured_on_rows_by_customer_and_kept_where_it_helps():
     assert found["gain"] > 3 * found["standard_error"] > 0
     assert recipe.averaging(worse, truth, rows)["gain"] == pytest.approx(-found["gain"])
     assert recipe.averaging(np.full(600, np.nan), truth, rows) == {"gain": 0.0, "standard_error": 0.0}
+    rows, inputs, _ = world(1200)
+    assert rows.bads >= 100
     chosen = screen(rows, inputs, QUICK.select).inputs
     tuned = recipe.Tuned({"num_leaves": 16, "max_bin": 63}, 0.1, 40, 0.3, 0.7, 4, 1, True, 20.0)
-    folds = [(np.arange(300), np.arange(300, 600)), (np.arange(300, 600), np.arange(300))]
+    folds = [(np.arange(600), np.arange(600, 1200)), (np.arange(600, 1200), np.arange(600))]
     single = recipe.train(rows, chosen, folds, tuned, TrainSettings(gain_errors=1e6))
     assert (single.seeds, single.booster.count("\nTree=")) == (1, 40)
     alone = recipe.train(rows, chosen, folds, tuned, TrainSettings(seeds=1))
     assert single.booster == alone.booster
     assert (single.margin == alone.margin).all()
+
+
+def test_few_defaults_always_meet_a_spread_of_seeds():
+    rows, inputs, _ = world(600)
+    chosen = screen(rows, inputs, QUICK.select).inputs
+    tuned = recipe.Tuned({"num_leaves": 4, "max_bin": 63}, 0.1, 10, 0.3, 0.7, 4, 1, True, 20.0)
+    folds = [(np.arange(300), np.arange(300, 600)), (np.arange(300, 600), np.arange(300))]
+    assert recipe.train(rows, chosen, folds, tuned, TrainSettings(gain_errors=1e6)).seeds == 5
 
 
 def test_models_without_directions_are_those_that_train_gives_when_none_are_wanted():
