@@ -6,27 +6,17 @@ or not applicable, in English and Chinese.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from models.finding import Answer, Check, Figures, NotApplicable, need
+from models.finding import Answer, Check, Figures, NotApplicable, need, registering
 from models.limits import Limits
 
 BOOK_CHECKS: list[Check] = []
 LEAST_MOVED = 20  # customers whose grade changed, below which a ratio says nothing
 
 
-def check(
-    code: str, title: str, title_zh: str
-) -> Callable[[Callable[[Figures, Limits], Answer]], Check]:  # fmt: skip
-    """Register a function as a check."""
-
-    def register(look: Callable[[Figures, Limits], Answer]) -> Check:
-        made = Check(code, title, title_zh, "stop", look)
-        BOOK_CHECKS.append(made)
-        return made
-
-    return register
+check = registering(BOOK_CHECKS)
 
 
 def applicable(figures: Figures, name: str, key: str, text: str, zh: str) -> Any:

@@ -7,27 +7,16 @@ so a default limit of severity `stop` lies where only an accident gets to; null 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from models.book_checks import BOOK_CHECKS
-from models.finding import Answer, Check, Figures, NotApplicable, need
+from models.finding import Answer, Check, Figures, NotApplicable, need, registering
 from models.limits import Limits
 
 CHECKS: list[Check] = [*BOOK_CHECKS]
 
 
-def check(
-    code: str, title: str, title_zh: str, severity: str
-) -> Callable[[Callable[[Figures, Limits], Answer]], Check]:
-    """Register a function as a check."""
-
-    def register(look: Callable[[Figures, Limits], Answer]) -> Check:
-        made = Check(code, title, title_zh, severity, look)
-        CHECKS.append(made)
-        return made
-
-    return register
+check = registering(CHECKS)
 
 
 def run_checks(figures: Figures, limits: Limits) -> list[dict[str, Any]]:

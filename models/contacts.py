@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from features.errors import ConfigurationRefused, Problem
+from models import hand_kept
 
 COLUMNS = ("customer_id", "on", "state", "outcome", "author", "reason", "until")
 STATES = ("open", "done", "snoozed")
 NOT_REACHED = "not_reached"
 OUTCOMES = ("paid", "promised", "statements_received", "terms_agreed", "reviewed", "refused", "other", NOT_REACHED)
 NEVER = np.datetime64("NaT", "D")
+
+_wrong = partial(hand_kept.problem, "contacts.csv")
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,16 @@ def read_contacts(table: pd.DataFrame) -> pd.DataFrame:
     on, until = _dates(table["on"]), _dates(table["until"])
     done, snoozed = table["state"] == "done", table["state"] == "snoozed"
     a_day = "a date such as 2026-12-31"
-    problems = [_problem(table[name] == "", name, "filled", "nothing") for name in ("customer_id", "author", "reason")]
+    problems = [_wrong(table[name] == "", name, "filled", "nothing") for name in ("customer_id", "author", "reason")]
     problems += [
-        _problem(on.isna(), "on", a_day, "something else"),
-        _problem(~table["state"].isin(STATES), "state", f"one of {', '.join(STATES)}", "another"),
-        _problem(done & ~table["outcome"].isin(OUTCOMES), "outcome", f"one of {', '.join(OUTCOMES)}", "another"),
-        _problem(~done & (table["outcome"] != ""), "outcome", "empty where the state is not done", "an outcome"),
-        _problem(snoozed & until.isna(), "until", f"{a_day} where the state is snoozed", "something else"),
-        _problem(~snoozed & (table["until"] != ""), "until", "empty where the state is not snoozed", "a date"),
-        _problem(snoozed & (until < on), "until", "on or after `on`", "an earlier day"),
-        _problem(table.duplicated(["customer_id", "on"]), "customer_id, on", "one line a day", "a second one"),
+        _wrong(on.isna(), "on", a_day, "something else"),
+        _wrong(~table["state"].isin(STATES), "state", f"one of {', '.join(STATES)}", "another"),
+        _wrong(done & ~table["outcome"].isin(OUTCOMES), "outcome", f"one of {', '.join(OUTCOMES)}", "another"),
+        _wrong(~done & (table["outcome"] != ""), "outcome", "empty where the state is not done", "an outcome"),
+        _wrong(snoozed & until.isna(), "until", f"{a_day} where the state is snoozed", "something else"),
+        _wrong(~snoozed & (table["until"] != ""), "until", "empty where the state is not snoozed", "a date"),
+        _wrong(snoozed & (until < on), "until", "on or after `on`", "an earlier day"),
+        _wrong(table.duplicated(["customer_id", "on"]), "customer_id, on", "one line a day", "a second one"),
     ]
     found = [problem for problem in problems if problem is not None]
     if found:
@@ -90,12 +94,3 @@ def _dates(texts: pd.Series) -> pd.Series:
     """Return ISO dates as datetime64, NaT for whatever is none."""
     parsed = pd.to_datetime(texts.where(texts.str.fullmatch(r"\d{4}-\d{2}-\d{2}")), format="%Y-%m-%d", errors="coerce")
     return parsed.astype("datetime64[s]")
-
-
-def _problem(wrong: pd.Series, where: str, must_be: str, found: str) -> Problem | None:
-    """Return one problem that names up to ten lines of the file (the header is line 1), or None."""
-    lines = (np.flatnonzero(wrong.to_numpy(dtype=bool)) + 2).tolist()
-    if not lines:
-        return None
-    listed = ", ".join(map(str, lines[:10])) + (f" and {len(lines) - 10} more" if len(lines) > 10 else "")
-    return Problem(f"contacts.csv: {where}", must_be, f"{found} in line {listed}", "Correct the line.")

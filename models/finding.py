@@ -103,3 +103,19 @@ def need(figures: Figures, *path: str, text: str, zh: str) -> Any:
     if value is None or value in ([], {}):
         raise NotApplicable(text, zh)
     return value
+
+
+def registering(checks: list[Check]) -> Callable[..., Callable[[Callable[[Figures, Any], Answer]], Check]]:
+    """Return a decorator (code, title, title_zh, severity) that makes a function a check and adds it to `checks`."""
+
+    def check(
+        code: str, title: str, title_zh: str, severity: str = "stop"
+    ) -> Callable[[Callable[[Figures, Any], Answer]], Check]:
+        def register(look: Callable[[Figures, Any], Answer]) -> Check:
+            made = Check(code, title, title_zh, severity, look)
+            checks.append(made)
+            return made
+
+        return register
+
+    return check

@@ -8,12 +8,14 @@ from __future__ import annotations
 import datetime as dt
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from features.errors import ConfigurationRefused, Problem
+from models import hand_kept
 from models.policy import ACTIONS
 
 COLUMNS = ("customer_id", "field", "value", "author", "reason", "until")
@@ -23,6 +25,8 @@ FIELDS = {
     "action": (rf"^(?:{'|'.join(ACTIONS)})$", f"one of {', '.join(ACTIONS)}"),
 }
 LONGEST_TERM = 365  # days
+
+_wrong = partial(hand_kept.problem, "overrides.csv")
 
 
 @dataclass(frozen=True)
@@ -58,18 +62,18 @@ def read_overrides(table: pd.DataFrame, as_of: dt.date) -> Overrides:
             Problem("overrides.csv", f"the columns {', '.join(COLUMNS)}", "other columns", "Restore the header.")
         )
     table = table.fillna("").apply(lambda column: column.str.strip())
-    problems = [_problem(table[name] == "", name, "filled", "nothing") for name in ("customer_id", "author", "reason")]
-    problems.append(_problem(~table["field"].isin(FIELDS), "field", f"one of {', '.join(FIELDS)}", "another"))
+    problems = [_wrong(table[name] == "", name, "filled", "nothing") for name in ("customer_id", "author", "reason")]
+    problems.append(_wrong(~table["field"].isin(FIELDS), "field", f"one of {', '.join(FIELDS)}", "another"))
     for field, (pattern, must_be) in FIELDS.items():
         wrong = (table["field"] == field) & ~table["value"].str.contains(pattern, regex=True)
         if field == "payment_term_days":
             wrong |= (table["field"] == field) & (pd.to_numeric(table["value"], errors="coerce") > LONGEST_TERM)
-        problems.append(_problem(wrong, f"value of {field}", must_be, "something else"))
+        problems.append(_wrong(wrong, f"value of {field}", must_be, "something else"))
     until = table["until"].map(_date)
-    problems.append(_problem(until.isna(), "until", "a date such as 2026-12-31", "something else"))
+    problems.append(_wrong(until.isna(), "until", "a date such as 2026-12-31", "something else"))
     in_force = until.map(lambda day: isinstance(day, dt.date) and day >= as_of).astype(bool)
     doubled = in_force & table[in_force].duplicated(["customer_id", "field"]).reindex(table.index, fill_value=False)
-    problems.append(_problem(doubled, "customer_id, field", "one line in force each", "a second one"))
+    problems.append(_wrong(doubled, "customer_id, field", "one line in force each", "a second one"))
     found = [problem for problem in problems if problem is not None]
     if found:
         raise ConfigurationRefused(found)
@@ -82,12 +86,3 @@ def _date(text: str) -> dt.date | None:
         return dt.date.fromisoformat(text) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else None
     except ValueError:
         return None
-
-
-def _problem(wrong: pd.Series, where: str, must_be: str, found: str) -> Problem | None:
-    """Return one problem that names up to ten lines of the file (the header is line 1), or None."""
-    lines = (np.flatnonzero(wrong.to_numpy(dtype=bool)) + 2).tolist()
-    if not lines:
-        return None
-    listed = ", ".join(map(str, lines[:10])) + (f" and {len(lines) - 10} more" if len(lines) > 10 else "")
-    return Problem(f"overrides.csv: {where}", must_be, f"{found} in line {listed}", "Correct the line.")

@@ -171,7 +171,6 @@ def offered(action: pd.Series, limit: pd.Series, term: pd.Series, language: str)
     side = int(language == "zh")
     money = limit.astype(float).map("{:,.0f}".format).astype(object).where(limit.notna(), "–")
     days = term.astype(int).astype(str).astype(object)
-    text = action.map({name: pair[side] for name, pair in OFFERS.items()})
     filled = pd.Series("", index=action.index, dtype=object)
     for name, pair in OFFERS.items():  # six texts, each filled for all whom it concerns
         head, _, rest = pair[side].partition("{0}")
@@ -182,4 +181,4 @@ def offered(action: pd.Series, limit: pd.Series, term: pd.Series, language: str)
         else:
             made = head + money + (middle + days + tail if "{1}" in rest else rest)
         filled = filled.where(action != name, made)
-    return filled.where(text.notna(), "")
+    return filled

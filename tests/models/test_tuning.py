@@ -72,23 +72,18 @@ def test_good_points_come_first_and_the_winner_is_no_worse(folds):
     assert winner.log_loss in [record["log_loss"] for record in records if record["state"] == "complete"]
 
 
+def lose(monkeypatch, values):
+    """Let the trials' folds lose what `values` says, a list a trial, each after one round."""
+    losses = (loss for trial in values for loss in trial)
+    monkeypatch.setattr(tuning.estimator, "learning_curve", lambda *_: (np.array([next(losses)]), np.array([0.6])))
+    monkeypatch.setattr(tuning.estimator, "side_by_side", lambda work, items: [work(each) for each in items])
+
+
 @pytest.mark.parametrize(("other", "wins"), [([0.39, 0.38, 0.37], True), ([0.35, 0.43, 0.41], False)])
 def test_a_known_good_point_gives_way_only_to_what_is_better_beyond_noise(folds, monkeypatch, other, wins):
     """Three folds: the good points lose .40 in each; the first other trial gains .02 evenly, or .003 with a spread."""
     points = good_points(900, folds.panel.bads)
-    values = iter([[0.4] * 3] * len(points) + [other] * 20)
-    losses = iter(())
-
-    def curve(*_):
-        nonlocal losses
-        loss = next(losses, None)
-        if loss is None:
-            losses = iter(next(values))
-            loss = next(losses)
-        return np.array([loss]), np.array([0.6])
-
-    monkeypatch.setattr(tuning.estimator, "learning_curve", curve)
-    monkeypatch.setattr(tuning.estimator, "side_by_side", lambda work, items: [work(each) for each in items])
+    lose(monkeypatch, [[0.4] * 3] * len(points) + [other] * 20)
     study = memory_study()
     winner = search(folds, study, TuneSettings(trials=len(points) + 1))
     first = optuna.trial.FixedTrial(dict(points[0]))
@@ -98,19 +93,7 @@ def test_a_known_good_point_gives_way_only_to_what_is_better_beyond_noise(folds,
 def test_companions_are_trials_as_good_as_the_winner(folds, monkeypatch):
     """Three folds lose .40: one trial .401 evenly (worse beyond noise), one .40 with a spread (as good), one .45."""
     points = good_points(900, folds.panel.bads)
-    values = iter([[0.4] * 3, *([[0.45] * 3] * (len(points) - 1)), [0.401] * 3, [0.398, 0.4, 0.4025], [0.45] * 3])
-    losses = iter(())
-
-    def curve(*_):
-        nonlocal losses
-        loss = next(losses, None)
-        if loss is None:
-            losses = iter(next(values))
-            loss = next(losses)
-        return np.array([loss]), np.array([0.6])
-
-    monkeypatch.setattr(tuning.estimator, "learning_curve", curve)
-    monkeypatch.setattr(tuning.estimator, "side_by_side", lambda work, items: [work(each) for each in items])
+    lose(monkeypatch, [[0.4] * 3, *([[0.45] * 3] * (len(points) - 1)), [0.401] * 3, [0.398, 0.4, 0.4025], [0.45] * 3])
     monkeypatch.setattr(tuning, "_hopeless", lambda *_: False)
     study = memory_study()
     found = search(folds, study, TuneSettings(trials=len(points) + 3))
