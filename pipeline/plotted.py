@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.stage import write_json
 
-NO_FIGURES = ("alerted", "checks", "contacts", "overrides", "retrain", "worst")  # sentences, and rows of single people
+NAMING = ("worst", "alerted", "overrides", "contacts")  # figures that name customers or other people
+NO_FIGURES = (*NAMING, "checks", "retrain")  # and sentences
 # Those that dvc.yaml draws: there on every run, empty where the run has none.
 DRAWN = ("features_top", "labels_by_month", "portfolio_by_grade", "reasons_families", "score_drift_by_month")
 

@@ -25,7 +25,6 @@ from pipeline.stage import execute, fresh, read_json, say, write_json
 DATA, OUT = Path("data"), Path("data/report")
 TEMPLATES = Path(__file__).parent / "templates"
 NOTHING = "–"
-NAMING = ("worst", "alerted", "overrides", "contacts")  # figures that name customers; aggregates.json is without them
 
 
 class Params(Section):
@@ -218,7 +217,7 @@ def main() -> None:
         lists = rendered("worklist.html.j2", tongue, w=words, run=figures["run"], f=figures)
         (OUT / "worklist.html").write_text(lists, encoding="utf-8")
     write_json(OUT / "figures.json", figures)
-    write_json(OUT / "aggregates.json", {name: some for name, some in figures.items() if name not in NAMING})
+    write_json(OUT / "aggregates.json", {name: some for name, some in figures.items() if name not in plotted.NAMING})
     told = document.told(tongue, {"report/figures.json": figures})
     third = rendered("document.html.j2", tongue, d=told, run=figures["run"])
     (OUT / "document.html").write_text(third, encoding="utf-8")
