@@ -21,7 +21,8 @@ from pipeline import desk_files, letter, params
 from pipeline import worklist as stage
 from pipeline.__main__ import main as command
 from pipeline.plotted import records
-from pipeline.report import NAMING, contacts_told, rendered, words_in
+from pipeline.plotted import NAMING
+from pipeline.report import contacts_told, rendered, words_in
 
 ROOT = Path(__file__).parents[2]
 AS_OF = dt.date(2026, 1, 1)
