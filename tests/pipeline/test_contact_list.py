@@ -20,8 +20,7 @@ from models.policy import Policy
 from pipeline import desk_files, letter, params
 from pipeline import worklist as stage
 from pipeline.__main__ import main as command
-from pipeline.plotted import records
-from pipeline.plotted import NAMING
+from pipeline.plotted import NAMING, records
 from pipeline.report import contacts_told, rendered, words_in
 
 ROOT = Path(__file__).parents[2]
