@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,10 +79,9 @@ def ours(train: Panel, test: Panel, inputs: tuple[Input, ...], seed: int) -> lis
     study = tuning.memory_study()
     started = time.monotonic()
 
-    def watch(*_: object) -> None:
-        best = tuning.winner(tuning.finished(study), len(tuning.good_points(len(train), train.bads)))
-        if not bests or bests[-1][1] != best.params:
-            bests.append((time.monotonic() - started, dict(best.params), int(best.user_attrs["rounds"])))
+    def watch(_done: int, _planned: int, held: Any) -> None:
+        if not bests or bests[-1][1:] != (held.params, held.user_attrs["rounds"]):
+            bests.append((time.monotonic() - started, dict(held.params), int(held.user_attrs["rounds"])))
 
     fold = grouped_folds(train, fold_count(train), settings.seed)
     tuning.search(FoldData(train, inputs, fold_indices(train, fold, "grouped"), settings), study, settings, watch)

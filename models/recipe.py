@@ -280,7 +280,7 @@ def run(
     panel: Panel,
     inputs: tuple[Input, ...],
     settings: Settings,
-    watch: Callable[[int, int, float], None] | None = None,
+    watch: tuning.Watch | None = None,
 ) -> Fitted:
     """Return the model that the whole recipe makes of these rows alone; folds inside are grouped by customer."""
     count = settings.select.folds or fold_count(panel)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from models.tuning import (
     FoldData,
     Tuned,
     TuneSettings,
+    Watch,
     finished,
     repeat_count,
     search,
@@ -43,9 +44,7 @@ class Params(TuneSettings, Section):
     section: ClassVar[str] = "tune"
 
 
-def run(
-    folds: FoldData, study: Any, settings: TuneSettings, watch: Callable[[int, int, float], None] | None = None
-) -> tuple[Tuned, pd.DataFrame]:
+def run(folds: FoldData, study: Any, settings: TuneSettings, watch: Watch | None = None) -> tuple[Tuned, pd.DataFrame]:
     """Return the winner and one row a trial."""
     tuned = search(folds, study, settings, watch)
     return tuned, pd.DataFrame(trial_records(study), columns=list(TRIAL_FIELDS))
@@ -84,7 +83,7 @@ def open_study(folder: Path) -> Any:
 
 
 @contextmanager
-def bar(planned: int, done: int) -> Iterator[Callable[[int, int, float], None]]:
+def bar(planned: int, done: int) -> Iterator[Watch]:
     """Yield a `watch` function: a progress bar with the best so far on a terminal, nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -93,8 +92,8 @@ def bar(planned: int, done: int) -> Iterator[Callable[[int, int, float], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("first trial", total=planned, completed=done)
 
-        def watch(number: int, planned: int, best: float) -> None:
-            progress.update(task, completed=number, total=planned, description=f"best log loss {best:.5f}")
+        def watch(number: int, planned: int, held: Any) -> None:
+            progress.update(task, completed=number, total=planned, description=f"best log loss {held.value:.5f}")
 
         yield watch
 

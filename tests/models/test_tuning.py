@@ -72,6 +72,69 @@ def test_good_points_come_first_and_the_winner_is_no_worse(folds):
     assert winner.log_loss in [record["log_loss"] for record in records if record["state"] == "complete"]
 
 
+@pytest.fixture
+def looking(monkeypatch):
+    """Let the 600 rows that a fold teaches with count as many."""
+    monkeypatch.setattr(tuning, "LOOK_FROM", 500)
+    monkeypatch.setattr(tuning, "LOOK_ROWS", 300)
+
+
+def test_many_rows_get_a_first_look_that_says_which_good_point_goes_first(folds, looking):
+    told = []
+    study = memory_study()
+    search(folds, study, SETTINGS, lambda *each: told.append(each))
+    points = good_points(900, folds.panel.bads)
+    looked = tuning.first_look(folds, SETTINGS, points)
+    assert [trial.value for trial in looked] == sorted(trial.value for trial in looked)
+    assert sorted(sorted(trial.params.items()) for trial in looked) == sorted(sorted(point.items()) for point in points)
+    first = [json.loads(record["parameters"]) for record in trial_records(study)[: len(points)]]
+    assert first == [trial.params for trial in looked]
+    assert told[0][:2] == (0, 11)
+    assert told[0][2].params == looked[0].params
+    assert [number for number, _, _ in told] == list(range(12))
+
+
+def test_a_look_sees_the_rows_of_one_fold_alone_and_states_trees_for_all_rows(folds, looking, monkeypatch):
+    seen = []
+
+    def curve(train, valid, *_):
+        seen.append((train.num_data(), valid.num_data()))
+        return np.array([0.5, 0.4, 0.3, 0.2, 0.6]), np.full(5, 0.7)
+
+    monkeypatch.setattr(tuning.estimator, "learning_curve", curve)
+    looked = tuning.first_look(folds, SETTINGS, good_points(900, folds.panel.bads))
+    assert set(seen) == {(300, 150)}
+    assert {trial.user_attrs["rounds"] for trial in looked} == {round(4 * (900 / 300) ** tuning.LOOK_GROWTH)}
+
+
+def test_few_rows_get_no_look(folds):
+    assert tuning.first_look(folds, SETTINGS, good_points(900, folds.panel.bads)) == []
+
+
+def test_a_search_with_a_look_killed_at_any_trial_ends_where_an_unbroken_one_does(folds, looking):
+    unbroken, broken = memory_study(), memory_study()
+    winner = search(folds, unbroken, SETTINGS)
+    for stop in (0, 1, 4):
+
+        def kill(number, _planned, _held, stop=stop):
+            if number == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            search(folds, broken, SETTINGS, kill)
+    assert search(folds, broken, SETTINGS) == winner
+    assert trial_records(broken) == trial_records(unbroken)
+
+
+def test_a_budget_that_is_over_before_the_first_trial_ends_with_what_the_look_found(folds, looking):
+    study = memory_study()
+    winner = search(folds, study, SETTINGS.model_copy(update={"seconds": 1e-6}))
+    best = tuning.first_look(folds, SETTINGS, good_points(900, folds.panel.bads))[0]
+    assert (winner.trials, winner.rounds, winner.log_loss) == (1, best.user_attrs["rounds"], best.value)
+    assert winner.reproducible is False
+    assert winner.companions == []
+
+
 def lose(monkeypatch, values):
     """Let the trials' folds lose what `values` says, a list a trial, each after one round."""
     losses = (loss for trial in values for loss in trial)
