@@ -133,11 +133,10 @@ def search(
     planned = settings.trials or trial_count(rows, len(folds.inputs))
     points = good_points(rows, bads)
     started = time.monotonic()
-    looked = first_look(folds, settings, points) if len(finished(study)) < len(points) else []
-    if looked:
-        points = [trial.params for trial in looked]
-        if watch is not None and not finished(study):
-            watch(0, planned, looked[0])
+    begun = bool(finished(study))
+    tell = (lambda held: watch(0, planned, held)) if watch is not None and not begun else None
+    looked = first_look(folds, settings, points, tell) if len(finished(study)) < len(points) else []
+    points = [trial.params for trial in looked] or points
     while True:
         done = finished(study)
         if len(done) >= planned or _idle(done, settings.patience or max(8, planned // 2), len(points)):
@@ -176,10 +175,16 @@ def search(
     )
 
 
-def first_look(folds: FoldData, settings: TuneSettings, points: Sequence[Mapping[str, Any]]) -> list[Any]:
+def first_look(
+    folds: FoldData,
+    settings: TuneSettings,
+    points: Sequence[Mapping[str, Any]],
+    tell: Callable[[Any], None] | None = None,
+) -> list[Any]:
     """Return the good points as finished trials, the lowest log loss first, judged on some rows of the first fold.
 
     Their rounds are stated for all rows. Empty where the fold has fewer than `LOOK_FROM` rows, or some one class.
+    The quick ones are judged first; `tell` hears of each that is better than those before it.
     """
     import optuna
 
@@ -202,7 +207,15 @@ def first_look(folds: FoldData, settings: TuneSettings, points: Sequence[Mapping
 
     for bins in sorted({int(point["max_bin"]) for point in points}):
         some.sets(0, bins)  # made before two points ask for them at once
-    return sorted(estimator.side_by_side(judged, points), key=lambda trial: trial.value)
+    looked: list[Any] = []
+    quick = sorted(points, key=lambda point: int(point["num_leaves"]))
+    for start in range(0, len(quick), estimator.SIDE_BY_SIDE):
+        held = looked[:1]
+        looked += estimator.side_by_side(judged, quick[start : start + estimator.SIDE_BY_SIDE])
+        looked.sort(key=lambda trial: float(trial.value))
+        if tell is not None and looked[:1] != held:
+            tell(looked[0])
+    return looked
 
 
 def memory_study() -> Any:

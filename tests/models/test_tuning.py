@@ -89,9 +89,10 @@ def test_many_rows_get_a_first_look_that_says_which_good_point_goes_first(folds,
     assert sorted(sorted(trial.params.items()) for trial in looked) == sorted(sorted(point.items()) for point in points)
     first = [json.loads(record["parameters"]) for record in trial_records(study)[: len(points)]]
     assert first == [trial.params for trial in looked]
-    assert told[0][:2] == (0, 11)
-    assert told[0][2].params == looked[0].params
-    assert [number for number, _, _ in told] == list(range(12))
+    looks = [held for number, planned, held in told if (number, planned) == (0, 11)]
+    assert looks[-1].params == looked[0].params
+    assert [held.value for held in looks] == sorted((held.value for held in looks), reverse=True)
+    assert [number for number, _, _ in told][len(looks) :] == list(range(1, 12))
 
 
 def test_a_look_sees_the_rows_of_one_fold_alone_and_states_trees_for_all_rows(folds, looking, monkeypatch):
