@@ -25,9 +25,9 @@ from models.inputs import Input, Panel
 from models.space import good_points, lightgbm_space
 from models.splits import Indices
 
-LOOK_ROWS = 10_000  # that teach in a first look; half as many are asked
+LOOK_ROWS = 20_000  # that teach in a first look; half as many are asked
 LOOK_GROWTH = 0.25  # power of the number of rows by which the number of trees grows from a look to all rows
-LOOK_FROM = 4 * LOOK_ROWS  # rows of a fold: under it a trial is not long
+LOOK_FROM = 2 * LOOK_ROWS  # rows of a fold: under it a trial is not long
 COMPANIONS = 4
 ALIKE = 0.005  # of the winner's log loss
 Watch = Callable[[int, int, Any], None]  # trials finished, trials planned, the one held
