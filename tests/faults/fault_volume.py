@@ -46,7 +46,9 @@ def lay_out(folder: Path, events: int, customers: int) -> int:
         ['retail', 'farm', 'trade'][1 + n % 3] kind FROM range({customers}) t(n)) TO '{raw}/people.csv'""")
     connection.execute(f"""COPY (SELECT printf('L%06d', n) loan, printf('K%06d', n) id, 9000.00 lent,
         DATE '2019-06-01' since FROM range({customers}) t(n)) TO '{raw}/loans.csv'""")
-    bad_from = "CASE WHEN hash(n * 7) % 100 < 12 THEN hash(n * 11) % 36 ELSE 99 END"  # the month in which one stops paying
+    bad_from = (
+        "CASE WHEN hash(n * 7) % 100 < 12 THEN hash(n * 11) % 36 ELSE 99 END"  # the month in which one stops paying
+    )
     connection.execute(f"""COPY (SELECT printf('L%06d', n) loan,
         last_day((DATE '2020-01-01' + to_months(m::INT))::DATE) AS day, 5000.00 owed,
         greatest(0, least(m - ({bad_from})::INT, 6)) * 30 late
