@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,7 +47,10 @@ for line in sys.stdin:
                 shim = ctypes.CDLL(None)
                 shim.fault_arm(*[each.encode() if isinstance(each, str) else each for each in asked["arm"]])
             try:
-                execute(asked["stage"], stages[asked["stage"]].main)
+                if asked["stage"] in stages:
+                    execute(asked["stage"], stages[asked["stage"]].main)
+                from pipeline import __main__ as command_line
+                sys.exit(command_line.main(asked["stage"].split()))
             except SystemExit as end:
                 code = int(end.code or 0)
             except BaseException:
@@ -57,10 +61,12 @@ for line in sys.stdin:
         finally:
             os._exit(code)
     print(child, flush=True)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    _, status, used = os.wait4(child, 0)
+    print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, flush=True)
 """
-IMPORTS = "pipeline.build,optuna,optuna.storages.journal,lightgbm,pyarrow.parquet,pandas,duckdb,models.scorer,models.export,rich.progress"
+SLOWEST = 10  # seconds of processor time, whatever else the machine does, and
+PATIENCE = 90  # seconds of the clock
+IMPORTS = "pipeline.build,optuna,optuna.storages.journal,lightgbm,pyarrow.parquet,pandas,duckdb,models.scorer,models.export,rich.progress,pipeline.held,pipeline.sinks,yaml"
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,14 @@ class Begun:
     forks: Forks
 
     def wait(self) -> int:
-        """Return the exit code, negative for a signal."""
-        return int(self.forks.line())
+        """Return the exit code, negative for a signal; a stage that hangs is killed and fails the test."""
+        answered, _, _ = select.select([self.forks.process.stdout], [], [], PATIENCE)
+        if not answered:
+            self.kill()
+        code, used = self.forks.line().split()
+        assert answered, f"hung for {PATIENCE} s: {self.text[-2000:]}"
+        assert float(used) < SLOWEST, f"took {used} s of processor time: {self.text[-2000:]}"
+        return int(code)
 
     def kill(self) -> None:
         """Kill the whole process group."""
@@ -102,7 +114,7 @@ class Forks:
         return self.process.stdout.readline().strip()
 
     def begin(self, stage: str, folder: Path, *arm: Any, **environment: str) -> Begun:
-        """Start a stage in a folder; `arm` is what a preloaded shim is told first."""
+        """Start a stage, or a command of `python -m pipeline`, in a folder; a preloaded shim is told `arm` first."""
         self.said.unlink(missing_ok=True)
         asked = {"stage": stage, "folder": str(folder), "said": str(self.said), "environment": environment, "arm": arm}
         assert self.process.stdin
