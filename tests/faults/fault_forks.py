@@ -56,6 +56,8 @@ for line in sys.stdin:
             except BaseException:
                 import traceback
                 traceback.print_exc()
+            if asked["arm"]:
+                print("writes", shim.fault_seen())
             sys.stdout.flush()
             sys.stderr.flush()
         finally:

@@ -13,13 +13,13 @@ MAPPING = """name: volume
 currency: EUR
 tables:
   customers:
-    files: people.csv
+    files: "people*.csv"
     columns: {customer_id: id, opened_on: since, segment: kind}
   credits:
-    files: loans.csv
+    files: "loans*.csv"
     columns: {credit_id: loan, customer_id: id, principal: lent, opened_on: since}
   statements:
-    files: states.csv
+    files: "states*.csv"
     columns: {credit_id: loan, stated_on: day, balance: owed, days_past_due: late}
   transactions:
     files: "moves*.csv"
@@ -83,7 +83,7 @@ def tree_memory(root: int) -> int:
 
 
 class Watch:
-    """Samples a tree's memory twenty times a second and keeps the peak, and the command line at it."""
+    """Samples a tree's memory five times a second and keeps the peak, and the command line at it."""
 
     def __init__(self, root: int) -> None:
         self.root, self.peak, self.samples, self.at = root, 0, 0, ""
@@ -92,7 +92,7 @@ class Watch:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self._stop.wait(0.2):
             now = tree_memory(self.root)
             self.samples += 1
             if now > self.peak:

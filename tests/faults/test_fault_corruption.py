@@ -182,7 +182,7 @@ def kinds() -> dict[str, list[Path]]:
         "published": list(versions.files_of(version)),
         "cache": sorted(path for path in Path(".dvc/cache/files/md5").glob("??/*") if path.stat().st_size),
         "made": [path for path, _ in held._outputs() if path.stat().st_size],
-        "ingested": [path for path in Path("data/ingest/tables").rglob("*.parquet")],
+        "ingested": list(Path("data/ingest/tables").rglob("*.parquet")),
     }
 
 

@@ -67,7 +67,10 @@ def never_killed(lender: Workspace, tmp_path_factory: pytest.TempPathFactory) ->
     table = start / "data/raw/flat/applicants.csv"
     lines = table.read_text().splitlines()
     draw = random.Random(os.environ.get("FAULT_SEED", "1"))
-    more = [",".join([f"CANARY-9{number:04d}", *line.split(",")[1:]]) for number, line in enumerate(draw.sample(lines[1:], 40))]
+    more = [
+        ",".join([f"CANARY-9{number:04d}", *line.split(",")[1:]])
+        for number, line in enumerate(draw.sample(lines[1:], 40))
+    ]
     table.write_text("\n".join([*lines, *more]) + "\n")
     shutil.copytree(start, ended, symlinks=True)
     began = time.monotonic()
@@ -81,7 +84,9 @@ def state(place: Path) -> tuple[dict[str, str], set[str]]:
     here = Path.cwd()
     os.chdir(place)
     try:
-        held = {f"{top}/{name}": digest for top in ("data", ".dvc/cache") for name, digest in bytes_of(Path(top)).items()}
+        held = {
+            f"{top}/{name}": digest for top in ("data", ".dvc/cache") for name, digest in bytes_of(Path(top)).items()
+        }
         held = {name: digest for name, digest in held.items() if "/journal/" not in name}
         held["dvc.lock"] = Path("dvc.lock").read_text()
         return held, {name for name in names("data", ".dvc/cache", ".run") if name not in MOVING}
@@ -115,7 +120,9 @@ def test_a_killed_run_is_healed_by_one_command(how, part, never_killed, draw, tm
         assert reader.end() <= set(published)
         assert whole(place / "data/publish") == published[1]
         found, paths = state(place)
-        assert found == right, f"kill {number}: {sorted(n for n in found.keys() | right.keys() if found.get(n) != right.get(n))}"
+        assert found == right, (
+            f"kill {number}: {sorted(n for n in found.keys() | right.keys() if found.get(n) != right.get(n))}"
+        )
         assert paths == there, f"kill {number}: {sorted(paths ^ there)}"
         assert of(place) == []
         assert list((tmp_path / "temporary").iterdir()) == []
