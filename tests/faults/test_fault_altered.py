@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fault_ground import ended, tree
 
-from features.errors import IntegrityRefused
+from features.errors import ConfigurationRefused, IntegrityRefused, Problem
 from pipeline import __main__ as command_line
-from pipeline import bundle, held, promote, score, versions
+from pipeline import bundle, held, promote, run, score, versions
 
 fault = pytest.mark.fault
 
@@ -143,3 +143,57 @@ def test_figures_of_another_model_are_refused(book, tmp_path, monkeypatch):
     assert found.code == 7, found.said
     assert "another model" in found.err
     assert tree(Path("data/promote")) == before
+
+
+def alter(path: Path, at: int) -> None:
+    """Flip a bit; size and time of change stay, so that DVC sees nothing."""
+    data, before = bytearray(path.read_bytes()), path.stat()
+    data[at] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(bytes(data))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@fault("G1")
+@pytest.mark.parametrize("what", ["an output", "an object of the cache"])
+def test_a_run_refuses_what_was_altered_since_the_last_one_ended_well(what, book, draw, monkeypatch, capsys):
+    """DVC would call the output up to date, and check the object out."""
+    monkeypatch.setattr(run, "dvc", lambda *_, **__: pytest.fail("DVC began"))
+    held.note()
+    path = Path("data/select/parts.parquet")
+    if what != "an output":
+        path = draw.choice([each for each in Path(".dvc/cache/files/md5").glob("??/*") if each.stat().st_size])
+    alter(path, draw.randrange(path.stat().st_size))
+    before = tree(Path("data/publish"))
+    assert command_line.main(["run"]) == 7
+    assert str(path) in capsys.readouterr().err
+    assert tree(Path("data/publish")) == before
+
+
+@fault("G1", "F1")
+def test_what_a_stage_that_failed_left_is_no_alteration(book, tmp_path):
+    """Its folder is not what dvc.lock states, and DVC makes it anew: nobody has to remove anything."""
+    held.note()
+    alter(Path("data/select/parts.parquet"), 40)
+    assert len(held.altered()) == 1
+
+    def fails() -> None:
+        raise ConfigurationRefused(Problem("here", "well", "ill", "Wait."))
+
+    assert ended("select", fails, tmp_path / "failure.json").code == 4
+    assert held.altered() == []
+
+
+@fault("G1")
+def test_another_lock_or_a_file_written_again_alike_is_no_alteration(book):
+    held.note()
+    path = Path("data/select/parts.parquet")
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    assert held.altered() == []
+    alter(path, 40)
+    assert [problem.where for problem in held.altered()] == [str(path)]
+    lock = Path("dvc.lock")
+    lock.write_text(lock.read_text() + "\n")
+    assert held.altered() == []

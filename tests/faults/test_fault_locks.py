@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from fault_ground import tree
 from workspaces import ROOT
 
 from features.errors import BusyRefused
 from pipeline import run
+from pipeline.stage import RECORD
 
 fault = pytest.mark.fault
 
@@ -94,3 +96,50 @@ def test_of_six_that_start_at_once_one_runs_and_five_are_busy(book):
         child.communicate()
         codes.append(child.returncode)
     assert sorted(codes) == [0, 6, 6, 6, 6, 6]
+
+
+@fault("F2")
+def test_an_orphan_of_a_run_that_wrote_no_record_is_ended_too(book):
+    """A run that is killed between starting dvc and saying so: its children hold the name of its record."""
+    mark = {RECORD: str((run.STATE / "failure.json").resolve())}
+    orphan = subprocess.Popen(["sleep", "600"], env=os.environ | mark, start_new_session=True)
+    other = subprocess.Popen(["sleep", "600"], env=os.environ | {RECORD: "/elsewhere/.run/failure.json"})
+    try:
+        while not run._orphans():  # until the child is what it will be
+            time.sleep(0.01)
+        run.heal()
+        assert orphan.wait(timeout=10) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+@fault("F1")
+def test_what_a_kill_left_lying_about_is_swept_away_and_nothing_else(book, tmp_path):
+    scratch = tmp_path / f"bellwether-run-{'0' * 16}"
+    (scratch / "duckdb").mkdir(parents=True)
+    (run.STATE / "scratch").write_text(str(scratch))
+    kept = [Path("data/select/.keep"), Path("data/raw/flat/notes.tmp"), tmp_path / "mine"]
+    litter = [Path(".dvc/cache/files/md5/ab/.Xn9vVJ_8kq4z8Jc2f1aB-g.tmp"), Path("data/select/.Xn9vVJ_8kq4z8Jc2f1aB-g.tmp"),
+              Path("data/promote/champion/.tmp-flat/booster.txt"), Path("data/publish/.current-17"),
+              Path("data/publish/versions/.tmp-0/manifest.json"), Path("data/promote/champion/flat.json.new")]  # fmt: skip
+    for path in (*kept, *litter):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    before = tree(Path("data"))
+    run.heal()
+    assert not [path for path in (*litter, scratch, Path("data/promote/champion/.tmp-flat")) if path.exists()]
+    assert all(path.exists() for path in kept)
+    gone = {str(path.relative_to("data")) for path in litter if path.is_relative_to("data")}
+    assert tree(Path("data")) == {name: digest for name, digest in before.items() if name not in gone}
+
+
+@fault("F1")
+@pytest.mark.parametrize("record", ["", "/", "/tmp", "data", "\0", "/etc/passwd"])
+def test_a_torn_record_of_a_scratch_folder_removes_nothing(record, book):
+    (run.STATE / "scratch").write_text(record)
+    before = tree(Path("data"))
+    run.heal()
+    assert not (run.STATE / "scratch").exists()
+    assert tree(Path("data")) == before
