@@ -108,8 +108,10 @@ def test_a_kill_at_any_moment_of_a_stage_is_healed_by_the_next_run(stage, book, 
     took = time.monotonic() - began
     right, there = bytes_of(Path(OUTPUT[stage])), names("data", ".run")
     finished = trials() if stage == "tune" else Counter()
-    amid = 0
-    for number in range(KILLS):
+    amid = tried = 0
+    while amid < KILLS:  # one that came after the end is no kill, and is drawn again
+        tried += 1
+        assert tried < 5 * KILLS + 20, f"{amid} of {tried} kills came while the stage ran"
         shutil.rmtree("data")
         shutil.copytree(start, "data", symlinks=True)
         before = whole()
@@ -117,13 +119,15 @@ def test_a_kill_at_any_moment_of_a_stage_is_healed_by_the_next_run(stage, book, 
         scratch = litter.scratch()
         folder = scratch.__enter__()  # a killed run leaves it
         begun = forks.begin(stage, book.folder, TMPDIR=str(folder))
-        time.sleep(draw.uniform(0, took * 1.05))
+        time.sleep(draw.uniform(0, took))
         begun.kill()
         amid += begun.wait() == -9
         run.heal()
         assert not folder.exists()
+        began = time.monotonic()
         code, said = forks.run(stage, book.folder, TMPDIR=str(temporary))
-        assert code == 0, f"kill {number}: {said}"
+        took = time.monotonic() - began
+        assert code == 0, f"kill {amid}: {said}"
         assert reader.end() <= {before, whole()}
         assert bytes_of(Path(OUTPUT[stage])) == right
         assert names("data", ".run") == there
@@ -131,6 +135,5 @@ def test_a_kill_at_any_moment_of_a_stage_is_healed_by_the_next_run(stage, book, 
         if stage == "tune":
             assert trials() == finished
     forks.end()
-    print(f"{stage}: {amid} of {KILLS} kills came while it ran, which takes {took:.1f} s")
-    assert amid >= KILLS * 0.6
+    print(f"{stage}: {amid} of {tried} kills came while it ran, which takes {took:.1f} s")
     assert stage != "tune" or set(finished.values()) == {1}
