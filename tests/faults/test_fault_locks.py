@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -63,16 +62,22 @@ def test_a_stale_record_of_a_group_harms_nobody(record, book):
 
 @fault("F4")
 def test_a_second_run_is_refused_at_once_and_names_the_first(book):
-    with (run.STATE / "lock").open("a+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        handle.seek(0)
-        handle.truncate()
-        handle.write("4711")
-        handle.flush()
-        before = time.monotonic()
-        with pytest.raises(BusyRefused, match=r"process 4711, begun \d{4}-\d\d-\d\d \d\d:\d\d"), run.owned():
-            pass
-        assert time.monotonic() - before < 2
+    code = "from pipeline import run\nwith run.owned():\n    print('owned', flush=True)\n    input()\n"
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert first.stdout
+    assert first.stdout.readline() == "owned\n"
+    before = time.monotonic()
+    said = rf"process {first.pid} \(python -m pipeline.*, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC, on "
+    with pytest.raises(BusyRefused, match=said) as refused, run.owned():
+        pass
+    assert time.monotonic() - before < 2
+    assert refused.value.exit_code == 6
+    first.communicate("\n")
+    with run.owned():
+        pass
 
 
 @fault("F10", "F4")
