@@ -130,4 +130,9 @@ class Forks:
         return begun.wait(), begun.text
 
     def end(self) -> None:
-        self.process.communicate()
+        """End the parent, and a stage that it may still wait for."""
+        try:
+            self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()

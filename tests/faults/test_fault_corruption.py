@@ -19,7 +19,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from fault_forks import Forks
 from fault_ground import CUSTOMERS, Shop, tree
 from workspaces import LOOSE
 
@@ -116,13 +115,13 @@ def account(shop: Shop, table: str, money: str | None) -> tuple[int, Decimal]:
 
 @fault("A7", "A11")
 @pytest.mark.parametrize("part", range(PARTS))
-def test_mutated_deliveries(part, shop, tmp_path):
+def test_mutated_deliveries(part, shop, fork, tmp_path):
     """Half with a manifest: there 7 always. Without: what a plain reading gives, or a refusal; the totals show it."""
     shop.lines = shop.lines[:60]
     shop.moves()
     sound = {path.name: path.read_bytes() for path in (shop.folder / "data/raw/shop").iterdir()}
     strict = (shop.folder / "params.yaml").read_text()
-    forks = Forks(("ingest",), tmp_path / "said")
+    forks = fork("ingest")
     codes: Counter[int] = Counter()
     wrong: list[str] = []
     for number in range(MUTANTS // PARTS):
@@ -165,7 +164,6 @@ def test_mutated_deliveries(part, shop, tmp_path):
             given, oracle = account(shop, table, money), plain(read, column)
             checks[f"account {given}, a plain reading {oracle}"] = given == oracle
         wrong += [f"{what}: {check}" for check, held_ in checks.items() if not held_]
-    forks.end()
     print(f"exit codes: {dict(codes)}")
     assert not wrong, "\n\n".join([f"{len(wrong)} wrong", *wrong[:12]])
     assert codes[7] >= MUTANTS // PARTS // 3
@@ -188,9 +186,9 @@ def kinds() -> dict[str, list[Path]]:
 
 @fault("G1", "G2", "A11")
 @pytest.mark.parametrize("part", range(PARTS))
-def test_mutated_artifacts(part, book, draw, tmp_path):
+def test_mutated_artifacts(part, book, draw, fork, tmp_path):
     """`verify` ends with 7 and names the file; so does a run, and whatever reads a bundle, before it parses it."""
-    forks = Forks(("score", "explain", "publish"), tmp_path / "said")
+    forks = fork("score", "explain", "publish")
     held.note()
     there = kinds()
     assert min(map(len, there.values())) > 0
@@ -224,17 +222,16 @@ def test_mutated_artifacts(part, book, draw, tmp_path):
     code, said = forks.run("verify", book.folder)
     assert code == 0, said
     assert held.altered() == []
-    forks.end()
 
 
 @fault("G2")
 @pytest.mark.parametrize("part", range(2))
-def test_mutants_of_a_model_whose_hash_was_stated_anew(part, book, draw, tmp_path):
+def test_mutants_of_a_model_whose_hash_was_stated_anew(part, book, draw, fork, tmp_path):
     """The manifest states what is there: what cannot be a model is still refused, or scores; nothing falls over it."""
     scorer = Path("data/promote/scorer")
     facts = {key: value for key, value in bundle.manifest(scorer).items() if key != "files"}
     sound = bundle.read(scorer)
-    forks = Forks(("score",), tmp_path / "said")
+    forks = fork("score")
     codes: Counter[int] = Counter()
     for number in range(max(4, MUTANTS // 20)):
         name = draw.choice(["booster.txt", "encoders.json", "features.json", "calibrator.json", "grades.json"])
@@ -244,5 +241,4 @@ def test_mutants_of_a_model_whose_hash_was_stated_anew(part, book, draw, tmp_pat
         codes[code] += 1
         assert code in (0, 2, 7), f"{number}: {name} {how.__name__}: {code} {said[-1500:]}"
         assert "Traceback" not in said, f"{number}: {name} {how.__name__}: {said[-1500:]}"
-    forks.end()
     print(f"exit codes: {dict(codes)}")

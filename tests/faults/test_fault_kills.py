@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pytest
 from fault_book import bytes_of, republish, whole
-from fault_forks import Forks
 from workspaces import Workspace
 
-from pipeline import litter, run, versions
+from pipeline import bundle, litter, promote, run, versions
 
 fault = pytest.mark.fault
 KILLS = int(os.environ.get("FAULT_KILLS", "45"))
@@ -96,13 +95,13 @@ def trials() -> Counter[int]:
 
 @fault("F1", "E11")
 @pytest.mark.parametrize("stage", ["publish", "promote", "ingest", "tune"])
-def test_a_kill_at_any_moment_of_a_stage_is_healed_by_the_next_run(stage, book, draw, tmp_path):
+def test_a_kill_at_any_moment_of_a_stage_is_healed_by_the_next_run(stage, book, draw, fork, tmp_path):
     """Killed, then run again: the bytes of a run never killed, no litter; readers see whole tables all the while."""
     prepare(stage, book)
     start, temporary = tmp_path / "start", tmp_path / "temporary"
     temporary.mkdir()
     shutil.copytree("data", start, symlinks=True)
-    forks = Forks((stage,), tmp_path / "said")
+    forks = fork(stage)
     began = time.monotonic()
     assert forks.run(stage, book.folder) == (0, forks.said.read_text())
     took = time.monotonic() - began
@@ -134,6 +133,36 @@ def test_a_kill_at_any_moment_of_a_stage_is_healed_by_the_next_run(stage, book, 
         assert list(temporary.iterdir()) == []
         if stage == "tune":
             assert trials() == finished
-    forks.end()
     print(f"{stage}: {amid} of {tried} kills came while it ran, which takes {took:.1f} s")
     assert stage != "tune" or set(finished.values()) == {1}
+
+
+class Killed(BaseException):
+    """The end of the process, at one place."""
+
+
+@fault("F1")
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["intend", "keep", "make_champion", "note_change", "write"])
+def test_promote_ended_at_a_step_does_the_rest_when_it_runs_again(step, after, book, monkeypatch):
+    """Each is a moment at which a champion may stand without its verdict, or a verdict without its champion."""
+    monkeypatch.setattr(promote, "_track", lambda *_: None)
+    prepare("promote", book)
+    shutil.copytree("data/promote", "start")
+    promote.main()
+    right = bytes_of(Path("data/promote"))
+    shutil.rmtree("data/promote")
+    shutil.copytree("start", "data/promote")
+    real = getattr(bundle, step)
+
+    def ended(*arguments, **named):
+        if after:
+            real(*arguments, **named)
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(bundle, step, ended)
+        promote.main()
+    run.heal()
+    promote.main()
+    assert bytes_of(Path("data/promote")) == right

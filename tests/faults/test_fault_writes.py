@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from fault_book import bytes_of, republish, whole
-from fault_forks import Forks
 from fault_ground import tree
 
 fault = pytest.mark.fault
@@ -43,12 +42,12 @@ def writes(said: str) -> int:
 
 @fault("F6")
 @pytest.mark.parametrize(("number", "lasting"), ERRORS, ids=IDS)
-def test_the_nth_write_of_publish_fails(number, lasting, shim, book, tmp_path):
+def test_the_nth_write_of_publish_fails(number, lasting, shim, book, fork, tmp_path):
     """Exit code 5 and the old table, or, where the write did not matter, the new one; never half of one, no litter."""
     republish()
     before, start = whole(), tmp_path / "start"
     shutil.copytree("data/publish", start, symlinks=True)
-    forks = Forks(("publish",), tmp_path / "said", shim)
+    forks = fork("publish", preload=shim)
     below = str(book.folder / "data")
     code, said = forks.run("publish", book.folder, 10**9, number, 0, below)
     assert code == 0, said
@@ -69,7 +68,6 @@ def test_the_nth_write_of_publish_fails(number, lasting, shim, book, tmp_path):
         if nth % 10 == 1:  # the next run heals it
             assert forks.run("publish", book.folder)[0] == 0
             assert bytes_of(Path("data/publish")) == right
-    forks.end()
     print(f"{count} writes, {ends.count(5)} ended with 5")
     assert ends.count(5) > len(ends) * 0.9
     assert STEP > 1 or ends[-1] == 0
@@ -77,12 +75,12 @@ def test_the_nth_write_of_publish_fails(number, lasting, shim, book, tmp_path):
 
 @fault("F6")
 @pytest.mark.parametrize(("number", "lasting"), ERRORS, ids=IDS)
-def test_the_nth_write_of_ingest_fails(number, lasting, shim, shop, tmp_path):
+def test_the_nth_write_of_ingest_fails(number, lasting, shim, shop, fork, tmp_path):
     """Exit code 5 and no ledger that answers for what does not stand; the next run gives the bytes of one with room."""
     shop.accepted()
     right = shop.tables()
     shutil.rmtree("data/ingest")
-    forks = Forks(("ingest",), tmp_path / "said", shim)
+    forks = fork("ingest", preload=shim)
     below = str(shop.folder / "data")
     code, said = forks.run("ingest", shop.folder, 10**9, number, 0, below, TMPDIR=str(shop.scratch))
     assert code == 0, said
@@ -100,7 +98,6 @@ def test_the_nth_write_of_ingest_fails(number, lasting, shim, shop, tmp_path):
         if nth % 10 == 1:
             assert forks.run("ingest", shop.folder, TMPDIR=str(shop.scratch))[0] == 0
             assert shop.tables() == right
-    forks.end()
     print(f"{count} writes, {ends.count(5)} ended with 5")
     assert ends.count(5) > len(ends) * 0.9
     assert STEP > 1 or ends[-1] == 0
