@@ -43,8 +43,10 @@ for line in sys.stdin:
                 handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
                 os.dup2(handle, number)
                 os.close(handle)
+            shim = ctypes.CDLL(None)
+            if hasattr(shim, "fault_arm"):
+                shim.fault_arm(0, 0, 0, b"/")
             if asked["arm"]:
-                shim = ctypes.CDLL(None)
                 shim.fault_arm(*[each.encode() if isinstance(each, str) else each for each in asked["arm"]])
             try:
                 if asked["stage"] in stages:
@@ -104,7 +106,11 @@ class Forks:
 
     def __init__(self, stages: tuple[str, ...], said: Path, preload: Path | None = None) -> None:
         self.said = said
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"LD_PRELOAD": str(preload)} if preload else {})
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        if preload:
+            shared = said.with_name("orders")
+            shared.write_bytes(bytes(8192))
+            environment |= {"LD_PRELOAD": str(preload), "FAULT_SHARED": str(shared)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER, ",".join(stages), IMPORTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, env=environment, cwd=ROOT,

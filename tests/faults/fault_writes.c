@@ -1,38 +1,53 @@
-/* Preloaded into a stage: the Nth write below a folder fails, and, where asked for, every one after it. */
+/* Preloaded into a stage and what it starts: the Nth write below a folder fails, and, where asked for, every later one.
+   Counter and orders stand in the file FAULT_SHARED, which all these processes map. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-static char below[4096];
-static long nth = 0, seen = 0;
-static int number = 0, lasting = 0;
+static struct orders {
+    long nth, seen;
+    int number, lasting;
+    char below[4096];
+} *now = NULL;
 
-void fault_arm(int n, int error, int last, const char *folder) {
-    strncpy(below, folder, sizeof below - 1);
-    number = error;
-    lasting = last;
-    seen = 0;
-    nth = n;
+__attribute__((constructor)) static void begin(void) {
+    const char *path = getenv("FAULT_SHARED");
+    int descriptor = path ? open(path, O_RDWR) : -1;
+    if (descriptor < 0) return;
+    void *place = mmap(NULL, sizeof *now, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    close(descriptor);
+    if (place != MAP_FAILED) now = place;
 }
 
-long fault_seen(void) { return seen; }
+void fault_arm(int nth, int number, int lasting, const char *folder) {
+    strncpy(now->below, folder, sizeof now->below - 1);
+    now->number = number;
+    now->lasting = lasting;
+    now->seen = 0;
+    now->nth = nth;
+}
+
+long fault_seen(void) { return now->seen; }
 
 static int fails(int descriptor) {
     char link[64], path[4096];
-    if (!nth) return 0;
+    if (!now || !now->nth) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length <= 0) return 0;
     path[length] = 0;
-    if (strncmp(path, below, strlen(below))) return 0;
-    long count = __sync_add_and_fetch(&seen, 1);
-    if (count == nth || (lasting && count > nth)) {
-        errno = number;
+    if (strncmp(path, now->below, strlen(now->below))) return 0;
+    long count = __sync_add_and_fetch(&now->seen, 1);
+    if (count == now->nth || (now->lasting && count > now->nth)) {
+        errno = now->number;
         return 1;
     }
     return 0;
