@@ -1,6 +1,6 @@
 """F1, F2: SIGKILL at random moments of whole runs, of the run, of all its processes or of dvc alone; one command heals.
 
-FAULT_RUN_KILLS says how many groups (default 20), FAULT_DVC_KILLS how often dvc alone (default 5).
+FAULT_RUN_KILLS says how many groups (default 20), FAULT_DVC_KILLS how often dvc alone (default 4).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workspaces import Workspace
 
 fault = pytest.mark.fault
 KILLS = int(os.environ.get("FAULT_RUN_KILLS", "20"))
-OF_DVC = int(os.environ.get("FAULT_DVC_KILLS", "5"))
+OF_DVC = int(os.environ.get("FAULT_DVC_KILLS", "4"))
 MOVING = {".run/log.txt", ".run/failure.json", ".run/sound.json", ".run/hashes.json"}  # what a run says of itself
 
 

@@ -1,13 +1,15 @@
 """F6: the Nth write to the disk fails, N counting up until a stage succeeds, over publish and ingest.
 
 What the engines write counts as what Python does: a small library stands before the C library's calls. It is compiled
-by the machine's own compiler; without one these tests are skipped. FAULT_WRITES=5 tries every fifth write alone.
+by the machine's own compiler; without one these tests are skipped. FAULT_WRITES says which writes are tried: every fourth
+from one that is drawn (the default), every one with 1; the last is that with which the stage succeeds.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ from fault_book import bytes_of, republish, whole
 from fault_ground import tree
 
 fault = pytest.mark.fault
-STEP = int(os.environ.get("FAULT_WRITES", "1"))
+STEP = int(os.environ.get("FAULT_WRITES", "4"))
 ERRORS = [(errno.ENOSPC, True), (errno.EIO, False)]
 IDS = ["a full disk", "an error once"]
 
@@ -40,9 +42,14 @@ def writes(said: str) -> int:
     return int(re.findall(r"^writes (\d+)$", said, flags=re.MULTILINE)[-1])
 
 
+def moments(draw: random.Random, count: int) -> list[int]:
+    """Return which writes are to fail, and one more than there are."""
+    return [*range(1 + draw.randrange(STEP), count + 1, STEP), count + 1]
+
+
 @fault("F6")
 @pytest.mark.parametrize(("number", "lasting"), ERRORS, ids=IDS)
-def test_the_nth_write_of_publish_fails(number, lasting, shim, book, fork, tmp_path):
+def test_the_nth_write_of_publish_fails(number, lasting, shim, book, draw, fork, tmp_path):
     """Exit code 5 and the old table, or, where the write did not matter, the new one; never half of one, no litter."""
     republish()
     before, start = whole(), tmp_path / "start"
@@ -54,7 +61,7 @@ def test_the_nth_write_of_publish_fails(number, lasting, shim, book, fork, tmp_p
     count, after, right = writes(said), whole(), bytes_of(Path("data/publish"))
     assert count > 20
     ends = []
-    for nth in range(1, count + 2, STEP):
+    for nth in moments(draw, count):
         shutil.rmtree("data/publish")
         shutil.copytree(start, "data/publish", symlinks=True)
         code, said = forks.run("publish", book.folder, nth, number, int(lasting), below)
@@ -65,17 +72,17 @@ def test_the_nth_write_of_publish_fails(number, lasting, shim, book, fork, tmp_p
         assert code == 5 or whole() == after, f"write {nth}"
         assert code == 0 or "MiB free" in said, said[-1500:]
         assert not [path for path in Path("data/publish").rglob("*") if path.name.startswith((".tmp-", ".current-"))]
-        if nth % 10 == 1:  # the next run heals it
+        if len(ends) % 10 == 1:  # the next run heals it
             assert forks.run("publish", book.folder)[0] == 0
             assert bytes_of(Path("data/publish")) == right
     print(f"{count} writes, {ends.count(5)} ended with 5")
-    assert ends.count(5) > len(ends) * 0.9
-    assert STEP > 1 or ends[-1] == 0
+    assert ends.count(5) > len(ends) * (0.9 if lasting else 0.6)  # an engine writes some things once more by itself
+    assert ends[-1] == 0
 
 
 @fault("F6")
 @pytest.mark.parametrize(("number", "lasting"), ERRORS, ids=IDS)
-def test_the_nth_write_of_ingest_fails(number, lasting, shim, shop, fork, tmp_path):
+def test_the_nth_write_of_ingest_fails(number, lasting, shim, shop, draw, fork, tmp_path):
     """Exit code 5 and no ledger that answers for what does not stand; the next run gives the bytes of one with room."""
     shop.accepted()
     right = shop.tables()
@@ -86,7 +93,7 @@ def test_the_nth_write_of_ingest_fails(number, lasting, shim, shop, fork, tmp_pa
     assert code == 0, said
     count, ends = writes(said), []
     assert count > 20
-    for nth in range(1, count + 2, STEP):
+    for nth in moments(draw, count):
         shutil.rmtree("data/ingest")
         code, said = forks.run("ingest", shop.folder, nth, number, int(lasting), below, TMPDIR=str(shop.scratch))
         ends.append(code)
@@ -95,9 +102,9 @@ def test_the_nth_write_of_ingest_fails(number, lasting, shim, shop, fork, tmp_pa
         assert list(shop.scratch.iterdir()) == []
         assert tree(shop.folder / "data/publish") == shop.published
         assert code == 5 or shop.tables() == right, f"write {nth}"
-        if nth % 10 == 1:
+        if len(ends) % 10 == 1:
             assert forks.run("ingest", shop.folder, TMPDIR=str(shop.scratch))[0] == 0
             assert shop.tables() == right
     print(f"{count} writes, {ends.count(5)} ended with 5")
-    assert ends.count(5) > len(ends) * 0.9
-    assert STEP > 1 or ends[-1] == 0
+    assert ends.count(5) > len(ends) * (0.9 if lasting else 0.6)  # an engine writes some things once more by itself
+    assert ends[-1] == 0
