@@ -150,7 +150,7 @@ def load(text: str | bytes, columns: Sequence[str]) -> Any:
 
     content = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
     found = ""
-    sizes = re.search(r"^tree_sizes=(.*)$", content, flags=re.MULTILINE)
+    sizes = re.search(r"^tree_sizes=([0-9 ]*)$", content, flags=re.MULTILINE)
     names = re.search(r"^feature_names=(.*)$", content, flags=re.MULTILINE)
     if not content.startswith("tree\n") or sizes is None or names is None or "end of trees" not in content:
         found = "no complete LightGBM text"

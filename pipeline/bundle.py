@@ -20,6 +20,7 @@ BUNDLES = Path("data/promote/bundles")  # <source>/<model_version>/: each candid
 CHAMPION = Path("data/promote/champion")  # <source>/: the whole bundle of the one that scores
 CHANGES = Path("data/promote/changes")  # <source>.jsonl: what was judged and who became champion, oldest first
 SCORER = Path("data/promote/scorer")
+INTENDED = Path("data/promote/intended.json")  # a verdict, from its judgement until all that follows of it is done
 
 
 def model_version(files: dict[str, bytes]) -> str:
@@ -85,6 +86,22 @@ def make_champion(source: str, version: str, *, author: str, reason: str) -> Non
     fresh.replace(pointer)
     facts = {key: value for key, value in manifest(folder).items() if key != "files"}
     write(CHAMPION / source, files, **facts)
+
+
+def intend(source: str, verdict: dict[str, Any], *, passed: bool) -> None:
+    """Write down what a verdict leads to before any of it is done."""
+    fresh = INTENDED.with_suffix(".json.new")
+    write_json(fresh, {"source": source, "verdict": verdict, "passed": passed})
+    versions.sync(fresh)
+    fresh.replace(INTENDED)
+
+
+def intended(source: str, candidate: str) -> tuple[dict[str, Any], bool] | None:
+    """Return the verdict on a candidate that a kill kept from being carried out, and whether it was passed, or None."""
+    known = read_json(INTENDED) if INTENDED.exists() else {}
+    if known.get("source") != source or known["verdict"]["candidate"] != candidate:
+        return None
+    return dict(known["verdict"]), bool(known["passed"])
 
 
 def note_change(source: str, **facts: Any) -> None:

@@ -29,6 +29,7 @@ def set_champion(version: str, *, author: str, reason: str) -> int:
     source = source_name()
     params = Params.load()
     with owned():
+        bundle.INTENDED.unlink(missing_ok=True)  # what a killed run had in mind counts no more
         bundle.make_champion(source, version, author=author, reason=reason)
         bundle.note_change(
             source, model_version=version, decision="set by hand", author=author, reasons=[reason], champion=version

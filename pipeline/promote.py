@@ -212,34 +212,49 @@ def main() -> None:
 
 
 def _judge_once(params: Params, source: str, files: dict[str, bytes], candidate: str) -> dict[str, Any]:
-    """Return the candidate's verdict: the one on record, or a new one, acted upon."""
+    """Return the candidate's verdict: the one on record, or a new one, acted upon.
+
+    What is intended stands in a file until all of it is done, so that a run after a kill does the rest of it rather
+    than judge a candidate against itself.
+    """
     champion = bundle.champion_version(source)
     record = ROOT / "verdicts" / source / f"{candidate}.json"
-    if record.exists() and champion is not None:
+    intended = bundle.intended(source, candidate)
+    if intended is None and record.exists() and champion is not None:
         return dict(read_json(record))
+    verdict, passed = intended or _judge(params, source, candidate, champion)
+    if intended is None:
+        bundle.intend(source, verdict, passed=passed)
+    bundle.keep(source, files)
+    decision = verdict["decision"]
+    if passed and candidate != verdict["compared_with"]:
+        bundle.make_champion(source, candidate, author="pipeline", reason=decision)
+    write_json(record, verdict)
+    if decision != "unchanged":
+        trained = read_json(Path("data/train/summary.json"))
+        bundle.note_change(
+            source, model_version=candidate, decision=decision, author="pipeline", reasons=verdict["reasons"],
+            champion=bundle.champion_version(source), git_commit=tracking.git_commit(),
+            train_until=trained["settings"]["until"], train_rows=trained["rows"],
+            test_auc=read_json(Path("data/evaluate/metrics.json")).get("test.auc"),
+        )  # fmt: skip
+    bundle.INTENDED.unlink()
+    return verdict
+
+
+def _judge(params: Params, source: str, candidate: str, champion: str | None) -> tuple[dict[str, Any], bool]:
+    """Return the verdict on a candidate, and whether it is to be the champion."""
     if candidate == champion:
         decision, judgement = "unchanged", Judgement(passed=True, reasons=("the candidate is the champion",))
     else:
         kind = read_json(Path("data/select/features.json"))["split"]["kind"]
         present = bundle.read(bundle.CHAMPION / source) if champion else None
         decision, judgement = run(present, params.gate, kind)
-    bundle.keep(source, files)
-    if judgement.passed and candidate != champion:
-        bundle.make_champion(source, candidate, author="pipeline", reason=decision)
     verdict = {
         "decision": decision, "reasons": list(judgement.reasons), "candidate": candidate,
         "compared_with": champion, "figures": dict(judgement.figures),
     }  # fmt: skip
-    write_json(record, verdict)
-    if decision != "unchanged":
-        trained = read_json(Path("data/train/summary.json"))
-        bundle.note_change(
-            source, model_version=candidate, decision=decision, author="pipeline", reasons=list(judgement.reasons),
-            champion=bundle.champion_version(source), git_commit=tracking.git_commit(),
-            train_until=trained["settings"]["until"], train_rows=trained["rows"],
-            test_auc=read_json(Path("data/evaluate/metrics.json")).get("test.auc"),
-        )  # fmt: skip
-    return verdict
+    return verdict, judgement.passed
 
 
 def _changes(source: str, champion: str | None) -> list[dict[str, Any]]:

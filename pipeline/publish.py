@@ -24,7 +24,7 @@ from pydantic import Field
 
 from features.errors import GateRefused, Problem, ServiceRefused
 from models.contract import check_table
-from pipeline import answers, bundle, changes, postgres, tracking, versions
+from pipeline import answers, bundle, changes, database, postgres, tracking, versions
 from pipeline.fingerprint import sha256
 from pipeline.params import Section, source_name
 from pipeline.stage import execute, fresh, read_json, say, write_json
@@ -106,11 +106,7 @@ def _write_table(table: pa.Table, folder: Path, metadata: dict[str, str]) -> Non
     described = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
     pq.write_table(described, folder / "scored_customers.parquet", compression="zstd", write_page_checksum=True)
     answers.write(table, folder / "scored_customers.csv")
-    with duckdb.connect(str(folder / "bellwether.duckdb")) as connection:
-        parquet = str(folder / "scored_customers.parquet").replace("'", "''")
-        connection.execute(
-            f"create table scored_customers as select * from read_parquet('{parquet}') order by customer_id"
-        )
+    database.write(folder)
 
 
 def _write_statement(folder: Path) -> None:

@@ -214,6 +214,8 @@ def _head(file: RawFile, form: Format) -> tuple[list[str], bool, bool]:
     first: list[str] = []
     with suppress(csv.Error):  # a text of more than 128 KiB, as after a quotation that is not closed: the engine tells
         first = next(rows, [])
+        if form.header and any("\0" in name for name in first):
+            raise DataRefused(Problem(file.name, "a header of text", "NUL bytes in it", "Deliver it again."))
         return _names(first, form), cr_only, next(rows, None) is not None or (not form.header and bool(first))
     return _names(first, form), cr_only, True
 

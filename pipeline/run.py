@@ -18,25 +18,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.representer import RoundTripRepresenter
-
 from features.errors import (
     BusyRefused,
     ConfigurationRefused,
+    IntegrityRefused,
     Problem,
     Refusal,
     ResourceRefused,
     ServiceRefused,
 )
-from pipeline import webhook
+from pipeline import held, litter, params_file, webhook
 from pipeline.logbook import FORMAT, Logbook, now, sentence
-from pipeline.params import PARAMS_FILE, STAGES, overrides, read_params, resolved_as_of, source_name
+from pipeline.params import STAGES, overrides, read_params, resolved_as_of, source_name
 from pipeline.raw import has_linked_folders
 from pipeline.stage import RECORD, read_json
 
@@ -142,7 +140,7 @@ def _preflight_sink() -> None:
 
 
 def heal() -> None:
-    """Undo what a killed run left: its stages, DVC's lock files, half-written versions. Called under the lock."""
+    """Undo what a killed run left: its stages, DVC's lock files, what is half written. Called under the lock."""
     record = STATE / "group"
     if record.exists():
         group, _, started = record.read_text(encoding="utf-8").partition(" ")
@@ -151,12 +149,16 @@ def heal() -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
         record.unlink()
+    while orphans := _orphans():  # also of a run that was killed before it could write its record
+        for process in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.01)
     rwlock = Path(".dvc/tmp/rwlock")
     if rwlock.exists() and not _readable(rwlock):
         rwlock.unlink()  # a kill left it torn: every later `dvc repro` would exit 255. DVC drops dead owners itself
     _close_site_cache()
-    for litter in Path("data/publish").glob("versions/.tmp-*"):
-        shutil.rmtree(litter, ignore_errors=True)
+    litter.sweep()
 
 
 def _close_site_cache() -> None:
@@ -180,6 +182,18 @@ def _group_members(group: int) -> list[int]:
                 if int(fields[2]) == group and fields[0] != "Z":
                     members.append(int(entry.name))
     return members
+
+
+def _orphans() -> list[int]:
+    """Return the living processes that a run of this workspace started: they hold the name of its record."""
+    mark = f"{RECORD}={(STATE / 'failure.json').resolve()}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
 
 
 def _started(process: int) -> int:
@@ -207,7 +221,13 @@ def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:
     """
     failure = (STATE / "failure.json").resolve()
     failure.write_bytes(b" " * RESERVED)  # a stage that finds the disk full must still be able to say so
-    environment = dict(os.environ) | {RECORD: str(failure), "PYTHONUNBUFFERED": "1"}
+    with litter.scratch() as scratch:
+        return _dvc(arguments, line, failure, dict(os.environ) | {"TMPDIR": str(scratch)})
+
+
+def _dvc(arguments: Iterable[str], line: Callable[[str], None], failure: Path, environment: dict[str, str]) -> int:
+    """Run dvc and return the exit code of what happened."""
+    environment |= {RECORD: str(failure), "PYTHONUNBUFFERED": "1"}
     executable = Path(sys.executable).parent / "dvc"
     child = subprocess.Popen(
         [str(executable), *arguments], env=environment, start_new_session=True,
@@ -243,38 +263,6 @@ def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:
     if _readable(failure):
         return int(read_json(failure)["exit_code"])
     return 128 - code if code < 0 else 1
-
-
-class _Nulls(RoundTripRepresenter):
-    """Writes null as `null`, not as nothing: only what is set is to change."""
-
-
-_Nulls.add_representer(
-    type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
-)
-
-
-def _write_params(*path: str, value: str) -> None:
-    """Set one value of params.yaml, keeping its comments and nulls; the file is replaced in one step."""
-    yaml = YAML()
-    yaml.Representer = _Nulls
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    document = yaml.load(PARAMS_FILE.read_text(encoding="utf-8"))
-    place = document
-    for key in path[:-1]:
-        if place.get(key) is None:
-            place[key] = {}
-        place = place[key]
-    if str(place.get(path[-1])) == value:
-        return
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
-    place[path[-1]] = DoubleQuotedScalarString(value) if value != "latest" else value
-    fresh = PARAMS_FILE.with_suffix(".yaml.new")
-    with fresh.open("w", encoding="utf-8") as handle:
-        yaml.dump(document, handle)
-    fresh.replace(PARAMS_FILE)
 
 
 def _warn_open_ended() -> None:
@@ -343,11 +331,19 @@ def run(*, as_of: str | None = None, log: str | None = None, strict: bool = Fals
     def act(book: Logbook) -> int:
         if as_of is not None:
             key = ("sources", source_name(), "as_of") if "as_of" in overrides(source_name()) else ("as_of",)
-            _write_params(*key, value=as_of)
+            params_file.set_value(*key, value=as_of)
         preflight()
+        _refuse_altered()
         return _reproduce(book)
 
     return _tell("run", log, act, strict=strict)
+
+
+def _refuse_altered() -> None:
+    """Refuse (exit code 7) files that were altered since the last run ended well: DVC would trust some of them."""
+    problems = held.altered()
+    if problems:
+        raise IntegrityRefused(problems)
 
 
 def _reproduce(book: Logbook) -> int:
@@ -367,6 +363,7 @@ def _reproduce(book: Logbook) -> int:
     code = _look_into_links(book) or dvc("repro", line=book.line)
     if code == 0:
         versions.repair_current()
+        held.note()
         sinks.follow()
     return code
 
@@ -386,6 +383,7 @@ def retrain(*, log: str | None = None, strict: bool = False) -> int:
 
     def act(book: Logbook) -> int:
         preflight()
+        _refuse_altered()
         heal()
         code = dvc("repro", "ingest", line=book.line) or _look_into_links(book)
         if code:
@@ -393,7 +391,7 @@ def retrain(*, log: str | None = None, strict: bool = False) -> int:
         from pipeline.train import Params as Train
 
         as_of, before = str(read_json(Path("data/ingest/as_of.json"))["as_of"]), Train.load().until
-        _write_params("sources", source_name(), "train", "until", value=as_of)
+        params_file.set_value("sources", source_name(), "train", "until", value=as_of)
         print(
             f"retrain: outcomes known before {as_of} train"
             + (

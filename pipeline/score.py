@@ -22,7 +22,7 @@ from pydantic import Field
 
 from features.errors import IntegrityRefused, Problem
 from features.expressions import name as quoted
-from models.inputs import otherwise_defined
+from models.inputs import Input, otherwise_defined
 from pipeline import bundle, over_partitions, records, spark_session
 from pipeline.fingerprint import row_key
 from pipeline.params import Section
@@ -57,7 +57,14 @@ def read_scorer() -> dict[str, bytes] | None:
 
 def inputs_of(files: dict[str, bytes]) -> list[dict[str, Any]]:
     """Return the model's ordered inputs as records: name, column, kind, direction, family, definition_hash."""
-    return list(json.loads(files["features.json"])["features"])
+    try:
+        records = list(json.loads(files["features.json"])["features"])
+        inputs = [Input.from_record(record) for record in records]
+        hash(tuple(inputs))  # texts and numbers, no lists
+    except (ValueError, KeyError, TypeError) as error:
+        must = "the ordered features of the model"
+        raise IntegrityRefused(Problem("features.json", must, type(error).__name__, "Restore the bundle.")) from None
+    return records
 
 
 def check_features(inputs: list[dict[str, Any]], catalogue: pd.DataFrame, columns: list[str]) -> None:

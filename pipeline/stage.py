@@ -19,6 +19,9 @@ DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
 RECORD = "BELLWETHER_FAILURE_RECORD"  # set by `python -m pipeline run`: where a stage leaves its exit code
 
 
+NOTE = Path(".run/sound.json")  # what stood when the last run ended well, as `held` writes it
+
+
 def say(stage: str, what: str, **counts: float | str) -> None:
     """Print one line: what was read, kept, dropped or written, in counts (never a customer's value)."""
     parts = [f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value}"
@@ -107,6 +110,7 @@ def execute(stage: str, main: Callable[[], None]) -> NoReturn:
     """Run a stage's `main` and exit with the code that its outcome stands for."""
     try:
         with resources(stage):
+            NOTE.unlink(missing_ok=True)
             main()
     except Refusal as refusal:
         report_refusal(stage, refusal)

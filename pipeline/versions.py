@@ -105,8 +105,12 @@ def place(scratch: Path, run_id: str) -> Path:
             shutil.rmtree(scratch)
             return version
         shutil.rmtree(version)
-    sync_tree(scratch)
-    scratch.rename(version)
+    try:
+        sync_tree(scratch)
+        scratch.rename(version)
+    except OSError:
+        shutil.rmtree(scratch, ignore_errors=True)  # what the disk did not take is no version
+        raise
     sync(VERSIONS)
     return version
 

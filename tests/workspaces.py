@@ -19,7 +19,7 @@ class Workspace:
 
     folder: Path
 
-    def run(self, *command: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 1800, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment in the workspace, capturing its output."""
         program = ROOT / ".venv" / "bin" / command[0]
         executable = str(program) if program.exists() else command[0]

@@ -8,9 +8,11 @@ import random
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fault_forks import Forks
 from fault_ground import QUICK, Shop, lay_out_flat
 from workspaces import Workspace, copy_project
 
@@ -46,6 +48,20 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: random.Random) -
     monkeypatch.setenv("BELLWETHER_FAILURE_RECORD", str(tmp_path / "failure.json"))
     monkeypatch.chdir(project)
     return Shop(project, scratch, tmp_path / "failure.json", draw)
+
+
+@pytest.fixture
+def fork(tmp_path: Path) -> Iterator[Callable[..., Forks]]:
+    """Begin parents of stages, which end with the test."""
+    begun: list[Forks] = []
+
+    def begin(*stages: str, preload: Path | None = None) -> Forks:
+        begun.append(Forks(stages, tmp_path / "said", preload))
+        return begun[-1]
+
+    yield begin
+    for each in begun:
+        each.end()
 
 
 @pytest.fixture(scope="session")

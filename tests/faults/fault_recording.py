@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 SEED = "FAULT_SEED"
+# Files that take longest, first: each goes to one of the two processes as a whole, and what is short fills the gaps.
+LONGEST = ("test_fault_run_kills.py", "test_fault_corruption.py", "test_fault_long_run.py", "test_fault_volume.py",
+           "test_fault_kills.py", "test_whole_run.py", "test_fault_writes.py")  # fmt: skip
 
 
 def results_file(root: Path) -> Path:
@@ -28,6 +31,7 @@ def pytest_report_header() -> str:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Note each test's cases; with FAULT_SAMPLE=1 keep the first variant of every test, for a quick look."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if os.environ.get("FAULT_SAMPLE") == "1":
         first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
         config.hook.pytest_deselected(items=[item for item in items if item not in first.values()])
