@@ -352,9 +352,11 @@ def run(*, as_of: str | None = None, log: str | None = None, strict: bool = Fals
 
 def _reproduce(book: Logbook) -> int:
     """Heal, repro, and set `current` right where only the link was lost."""
-    from pipeline import sinks, versions
+    from pipeline import sinks, tracking, versions
+    from pipeline.promote import Params as Promote
 
     heal()
+    tracking.spool.begin()
     _warn_open_ended()
     scorer = Path("data/promote/scorer/manifest.json")
     if scorer.exists() and read_json(scorer).get("experiment"):
@@ -368,6 +370,8 @@ def _reproduce(book: Logbook) -> int:
     if code == 0:
         versions.repair_current()
         sinks.follow()
+    if code < 128:
+        tracking.catch_up(strict=code == 0 and Promote.load().tracking_strict)
     return code
 
 
