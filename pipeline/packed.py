@@ -30,13 +30,19 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             with gzip.open(path, "rb") as stream:
                 yield stream  # type: ignore[misc]
         except EOFError:
-            raise DataRefused(Problem(place, "a whole gzip file", "one that is cut short", AGAIN)) from None
+            raise DataRefused(Problem(place, "a whole gzip file", "one that is cut short", AGAIN, place)) from None
         except gzip.BadGzipFile as error:
             if "Not a gzipped file" in str(error):
-                raise DataRefused(Problem(place, "gzip, as its name says", "something else", "Rename it.")) from None
-            raise IntegrityRefused(Problem(place, "bytes with the checksum that it holds", "others", AGAIN)) from None
+                raise DataRefused(
+                    Problem(place, "gzip, as its name says", "something else", "Rename it.", place)
+                ) from None
+            raise IntegrityRefused(
+                Problem(place, "bytes with the checksum that it holds", "others", AGAIN, place)
+            ) from None
         except zlib.error:
-            raise DataRefused(Problem(place, "a whole gzip file", "bytes that gzip cannot read", AGAIN)) from None
+            raise DataRefused(
+                Problem(place, "a whole gzip file", "bytes that gzip cannot read", AGAIN, place)
+            ) from None
     elif path.name.endswith((".zst", ".zstd")):
         import pyarrow as pa
 
@@ -46,7 +52,9 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise DataRefused(Problem(place, "a whole zstd file", "bytes that zstd cannot read", AGAIN)) from None
+            raise DataRefused(
+                Problem(place, "a whole zstd file", "bytes that zstd cannot read", AGAIN, place)
+            ) from None
     else:
         with path.open("rb") as stream:
             yield stream
@@ -70,7 +78,9 @@ def look_through(path: Path) -> bool:
                 return True
             if limit is not None and size > limit:
                 found = f"more than {limit >> 20:,} MiB in {path.stat().st_size >> 10:,} KiB"
-                raise ResourceRefused(Problem(path.name, "an archive that can be data", found, "Deliver it unpacked."))
+                raise ResourceRefused(
+                    Problem(path.name, "an archive that can be data", found, "Deliver it unpacked.", path.name)
+                )
     return odd
 
 

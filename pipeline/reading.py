@@ -289,6 +289,7 @@ class Reading:
                         f"{self.reader.files[number].name}, line {line}", "a quotation that is closed",
                         f"one that goes on over {(text or '').count(chr(10)):,} lines",
                         "Correct the file, or `quote` under `format` (an empty text where nothing is quoted).",
+                        file=self.reader.files[number].name, line=line, rule="quotation",
                     )
                 )  # fmt: skip
         if problems:

@@ -38,7 +38,7 @@ from pipeline import webhook
 from pipeline.logbook import FORMAT, Logbook, now, sentence
 from pipeline.params import PARAMS_FILE, STAGES, overrides, read_params, resolved_as_of, source_name
 from pipeline.raw import has_linked_folders
-from pipeline.stage import RECORD, read_json
+from pipeline.stage import RECORD, leave_record, read_json
 
 STATE = Path(".run")
 LEAST_FREE_BYTES = 200 * 2**20
@@ -310,13 +310,13 @@ def _tell(command: str, log: str | None, action: Callable[[Logbook], int], *, st
     book = Logbook(command, as_json=form == "json")
     try:
         with owned():
-            code, late = 1, None  # what neither returns nor refuses is a bug of ours
+            code, late, refused = 1, None, None  # what neither returns nor refuses is a bug of ours
             (STATE / "failure.json").unlink(missing_ok=True)
             try:
                 with contextlib.redirect_stdout(book):
                     code = action(book)
             except Refusal as refusal:
-                code = refusal.exit_code
+                code, refused = refusal.exit_code, refusal
                 book.problems(refusal.problems)
                 raise
             except KeyboardInterrupt:
@@ -326,6 +326,8 @@ def _tell(command: str, log: str | None, action: Callable[[Logbook], int], *, st
                 record = STATE / "failure.json"
                 facts = book.summary(code, read_json(record) if _readable(record) else None)
                 book.end(facts)
+                if refused is not None:  # before any stage: the record of a stage's own refusal is there already
+                    leave_record(record, command, refused)
                 late = webhook.deliver(facts, sentence(facts))
                 if late is not None:
                     book.emit("webhook", delivered=False, why=late)

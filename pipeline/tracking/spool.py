@@ -24,6 +24,7 @@ WAITED = FOLDER / "waited.json"  # seconds that this run has lost by its trackin
 RUN = "BELLWETHER_RUN"  # set for all processes of one run
 BUDGET = 20.0  # seconds of requests in a run
 PATIENCE = 10.0  # lost seconds after which a run does not ask again: the last attempt may cost another BUDGET
+LOCKED = 5000  # milliseconds for which one statement waits for a locked file; mlflow waits 20,000, and asks twice
 
 
 def keep(kind: str, key: str, facts: Mapping[str, Any], files: Mapping[str, Path]) -> Path:
@@ -104,9 +105,9 @@ def lost() -> float:
 
 def lose(seconds: float) -> None:
     """Add to the seconds lost."""
-    told = {"run": _present(), "seconds": lost() + max(0.0, seconds)}
-    with suppress(OSError):
-        write_json(WAITED, told)
+    if seconds > 0:
+        with suppress(OSError):
+            write_json(WAITED, {"run": _present(), "seconds": lost() + seconds})
 
 
 @contextmanager
@@ -116,6 +117,7 @@ def patient() -> Iterator[None]:
     Only the time of requests counts, not what we ourselves draw, copy or import.
     """
     import requests
+    from sqlalchemy import Engine, event
 
     plain, used = requests.Session.send, 0.0
     allowed = BUDGET - lost()
@@ -134,9 +136,14 @@ def patient() -> Iterator[None]:
         finally:
             used += time.monotonic() - began
 
+    def shorter(_: Any, __: Any, statement: str, values: Any, ___: Any, ____: Any) -> tuple[str, Any]:
+        return (f"PRAGMA busy_timeout = {LOCKED}" if "busy_timeout" in statement else statement), values
+
     requests.Session.send = send  # type: ignore[method-assign]
+    event.listen(Engine, "before_cursor_execute", shorter, retval=True)
     try:
         yield
     finally:
+        event.remove(Engine, "before_cursor_execute", shorter)
         requests.Session.send = plain  # type: ignore[method-assign]
         lose(used)
