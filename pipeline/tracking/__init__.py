@@ -169,7 +169,7 @@ def _experiment(name: str) -> str:
     server = os.environ.get("MLFLOW_TRACKING_URI")
     if not server:
         STORE.mkdir(mode=0o700, exist_ok=True)
-        mlflow.set_tracking_uri(f"sqlite:///{STORE.resolve() / 'mlflow.db'}")
+    mlflow.set_tracking_uri(server or f"sqlite:///{STORE.resolve() / 'mlflow.db'}")
     location = None if server else (STORE.resolve() / "artifacts" / name).as_uri()
     with _first_use(mlflow.get_tracking_uri()):
         found = mlflow.get_experiment_by_name(name)
