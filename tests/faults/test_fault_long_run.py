@@ -1,0 +1,315 @@
+"""36 months after the first sixty, delivered one after another; every table that was published comes back by its id.
+
+Deliveries are late in part, restated, doubled, empty or missing. The first run and one rebuild happen by the command
+line; the months between by the same stages, each in a process of its own, forked from one that has imported what they
+need, since importing is most of a small month's time. FAULT_MONTHS=4 is a short sample.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fault_ground import QUICK, tree
+from workspaces import ROOT, Workspace, copy_project
+
+from pipeline import simulate
+
+MONTHS = int(os.environ.get("FAULT_MONTHS", "36"))
+FIRST = 60
+CUSTOMERS = 250
+KEEP_NEWEST, KEEP_MONTHS = 3, 6
+TWISTS = ("late", "restated", "missing", "duplicate", "empty", "as it should be")
+STAGES = (
+    "ingest", "observe", "featurise", "score", "explain", "decide", "worklist", "monitor", "report", "publish",
+)  # fmt: skip
+TRAINED = ("featurise/training", "select", "tune", "train", "calibrate", "evaluate", "promote/champion")
+TOTAL = {"movements": "value", "receipts": "paid"}
+
+WARM = """
+import contextlib, importlib, json, os, sys, traceback
+for name in ("ibis", "ibis.backends.duckdb", "duckdb", "lightgbm", "mlflow", "mlflow.pyfunc", "numpy", "openpyxl", "pandas",
+             "pyarrow.compute", "pyarrow.csv", "pyarrow.parquet", "scipy.stats", "scipy.special", "jinja2", "sqlglot",
+             "pipeline", "pipeline.rebuild", *(f"pipeline.{stage}" for stage in json.loads(sys.argv[1]))):
+    importlib.import_module(name)
+from pipeline import rebuild, versions
+from pipeline.stage import execute
+
+def fork(work, log):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        code = work()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+def stage(name, folder):
+    os.chdir(folder)
+    execute(name, importlib.import_module("pipeline." + name).main)
+
+def months(stages, folder, log):
+    for name in stages:
+        code = fork(lambda: stage(name, folder), log)
+        if code:
+            return code
+    return 0
+
+def rebuilt(run_id, folder, log):
+    os.chdir(folder)
+    def run_stages(project, source):
+        def written():
+            from pipeline import publish
+            os.chdir(project)
+            execute("publish", publish.write)
+        for name in rebuild.STAGES:
+            if fork(lambda: stage(name, project), log):
+                raise SystemExit(70)
+        if fork(written, log):
+            raise SystemExit(70)
+    rebuild._run_stages = run_stages
+    for other in ("DVC_EXP_NAME", "MLFLOW_TRACKING_URI"):
+        os.environ.pop(other, None)
+    return rebuild.bring_back(run_id)
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "rebuild" in asked:
+        code = fork(lambda: rebuilt(asked["rebuild"], asked["folder"], asked["log"]), asked["log"])
+    else:
+        code = months(asked["stages"], asked["folder"], asked["log"])
+    print(json.dumps({"code": code}), flush=True)
+"""
+
+
+@contextmanager
+def warm(folder: Path) -> Iterator[Any]:
+    """Yield a function that runs stages in the folder, or a rebuild, and returns the exit code."""
+    log = folder / ".run/long.log"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_TRACKING"))}
+    with subprocess.Popen(
+        [sys.executable, "-c", WARM, json.dumps(STAGES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+    ) as server:  # fmt: skip
+        assert server.stdin
+        assert server.stdout
+
+        def ask(**what: Any) -> int:
+            server.stdin.write(json.dumps({"folder": str(folder), "log": str(log)} | what) + "\n")  # type: ignore[union-attr]
+            server.stdin.flush()  # type: ignore[union-attr]
+            return int(json.loads(server.stdout.readline())["code"])  # type: ignore[union-attr]
+
+        try:
+            yield ask
+        finally:
+            server.stdin.close()
+
+
+class Months:
+    """What the lender has, month by month, and how it reaches the folder of deliveries."""
+
+    def __init__(self, made: Path, raw: Path, draw: Any) -> None:
+        self.made, self.raw, self.draw = made, raw, draw
+        self.names = sorted(path.name for path in made.iterdir())
+        self.waiting: dict[str, list[list[str]]] = {}  # table -> rows that a later delivery brings
+        self.held_back: list[str] = []  # whole deliveries that did not come
+
+    def rows(self, month: str) -> dict[str, list[list[str]]]:
+        """Return table -> header and rows of a month."""
+        return {
+            path.stem: list(csv.reader(io.StringIO(path.read_text())))
+            for path in sorted((self.made / month).glob("*.csv"))
+        }
+
+    def deliver(self, month: str, name: str, tables: dict[str, list[list[str]]]) -> None:
+        """Write a delivery with the manifest that states it."""
+        folder = self.raw / name
+        folder.mkdir(parents=True)
+        stated = {}
+        for table, rows in tables.items():
+            text = "".join(",".join(row) + "\n" for row in rows)
+            (folder / f"{table}.csv").write_text(text)
+            stated[f"{table}.csv"] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "rows": len(rows) - 1}
+        on = json.loads((self.made / month / "manifest.json").read_text())["delivered_on"]
+        facts = {"delivered_on": on, "complete": True, "files": stated}
+        (folder / "manifest.json").write_text(json.dumps(facts))
+
+    def come(self, month: str, how: str) -> None:
+        """Let a month come as it comes, with what waited from those before."""
+        tables = self.rows(month)
+        if how == "missing":
+            self.held_back.append(month)
+            return
+        for earlier in self.held_back:
+            self.deliver(earlier, earlier, self.rows(earlier))
+        self.held_back = []
+        for table, rows in self.waiting.items():
+            tables.setdefault(table, [self.rows(self.names[0])[table][0]]).extend(rows)
+        self.waiting = {}
+        if how == "empty":
+            self.waiting = {table: rows[1:] for table, rows in tables.items()}
+            tables = {table: rows[:1] for table, rows in tables.items()}
+        if how == "late":
+            moved = [tables["movements"].pop(self.draw.randrange(1, len(tables["movements"]))) for _ in range(6)]
+            self.waiting["movements"] = moved
+        if how == "restated":
+            place = tables["month_ends"][0].index("outstanding")
+            again = [list(row) for row in self.draw.sample(tables["month_ends"][1:], 4)]
+            for row in again:
+                row[place] = f"{float(row[place] or 0) + 17.25:.2f}"
+            self.waiting["month_ends"] = again
+        self.deliver(month, month, tables)
+        if how == "duplicate":
+            shutil.copytree(self.raw / month, self.raw / f"{month}-again")
+
+
+@pytest.fixture
+def lender_of_years(tmp_path: Path, draw: Any) -> tuple[Workspace, Months]:
+    """A lender of sixty months, published by the command line, and the months to come."""
+    workspace = copy_project(tmp_path / "project")
+    made, truth = tmp_path / "made", tmp_path / "truth"
+    made.mkdir()
+    truth.mkdir()
+    settings = simulate.Params(seed=11, customers=CUSTOMERS, months=FIRST + MONTHS)
+    simulate.run(settings, made, truth)
+    mapping = yaml.safe_load((workspace.folder / "data/sources/simulated.yaml").read_text())
+    mapping |= {"name": "lender", "live_since": "2026-01-01"}
+    (workspace.folder / "data/sources/lender.yaml").write_text(yaml.safe_dump(mapping, sort_keys=False))
+    months = Months(made, workspace.folder / "data/raw/lender", draw)
+    for month in months.names[:FIRST]:
+        months.deliver(month, month, months.rows(month))
+    limits = {name: None for name in ("population_change", "score_psi", "auc", "quarantined_share")}
+    workspace.set_params(
+        {
+            **QUICK, "source": "lender", "train": {"until": "2026-01-01", "seeds": 1},
+            "publish": {"keep_newest": KEEP_NEWEST, "keep_months": KEEP_MONTHS}, "monitor": {"limits": limits},
+        }
+    )  # fmt: skip
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["add", "-A"], ["commit", "-qm", "the lender"]):
+        subprocess.run([*git, *command], cwd=workspace.folder, check=True, capture_output=True)
+    done = workspace.run("python", "-m", "pipeline", "run", timeout=3000)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return workspace, months
+
+
+def current(folder: Path) -> Path:
+    return (folder / "data/publish/current").resolve()
+
+
+def comparable(version: Path) -> dict[str, str]:
+    """Return a version's files by hash, but for DuckDB's, which is never the same twice, and what states its hash."""
+    return {
+        name: digest for name, digest in tree(version).items() if name not in ("bellwether.duckdb", "manifest.json")
+    }
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+@pytest.mark.fault("D5", "D6", "A10", "A12")
+def test_every_table_of_years_of_deliveries_comes_back_byte_for_byte(lender_of_years: tuple[Workspace, Months]) -> None:
+    workspace, months = lender_of_years
+    folder, data = workspace.folder, workspace.folder / "data"
+    published = {current(folder).name: comparable(current(folder))}
+    trained = {name: tree(data / name) for name in TRAINED}
+    as_ofs = [json.loads((current(folder) / "manifest.json").read_text())["as_of"]]
+    log = folder / ".run/long.log"
+    with warm(folder) as ask:
+        for number, month in enumerate(months.names[FIRST:]):
+            how = TWISTS[number % len(TWISTS)]
+            months.come(month, how)
+            before = current(folder).name
+            code = ask(stages=STAGES)
+            assert code == 0, (month, how, log.read_text()[-3000:])
+            version = current(folder)
+            manifest = json.loads((version / "manifest.json").read_text())
+            if how == "missing":
+                assert version.name == before, "nothing came, and another table is published"
+            else:
+                assert version.name not in published, (month, how)
+                assert manifest["as_of"] == str(dt.date.fromisoformat(f"{month}-28") + dt.timedelta(days=4))[:8] + "01"
+                published[version.name] = comparable(version)
+                as_ofs.append(manifest["as_of"])
+            if number % 6 == 5:
+                retained(workspace, published)
+        assert {name: tree(data / name) for name in TRAINED} == trained, "a delivery retrained, or moved the champion"
+        assert as_ofs == sorted(set(as_ofs))
+        retained(workspace, published)
+        everything_comes_back(workspace, published, ask)
+    told = log.read_text()
+    assert "Traceback" not in told
+    quality = json.loads((data / "ingest/quality.json").read_text())["tables"]
+    assert quality["transactions"]["blocks"][0]["deduplicated"] > 0 or MONTHS < 4
+    assert quality["statements"]["blocks"][0]["replaced"] >= 0
+
+
+def retained(workspace: Workspace, published: dict[str, dict[str, str]]) -> None:
+    """Prune, and hold what is left to the policy: so many whole tables, and of the others what a rebuild needs."""
+    done = workspace.pipeline("gc")
+    assert done.returncode == 0, done.stdout + done.stderr
+    versions = workspace.folder / "data/publish/versions"
+    whole = [name for name in published if (versions / name / "scored_customers.parquet").exists()]
+    # the newest, the last of each of the newest months, what is current and what that was compared with
+    assert len(whole) <= KEEP_NEWEST + KEEP_MONTHS + 2
+    assert len(whole) >= min(len(published), KEEP_NEWEST)
+    assert {path.name for path in versions.iterdir()} == set(published)
+    for name in published:
+        held = {path.name for path in (versions / name).iterdir()}
+        if name not in whole:
+            assert held == {"manifest.json", "inputs", "scorer", "pruned.json"}
+        else:
+            assert comparable(versions / name) == published[name], "an old table changed"
+    largest = max(size(versions / name) for name in whole)
+    assert size(versions) <= len(whole) * largest + (len(published) - len(whole)) * largest * 0.8
+
+
+def everything_comes_back(workspace: Workspace, published: dict[str, dict[str, str]], ask: Any) -> None:
+    """Give up every table, and rebuild each from its id; the newest by the command line."""
+    from pipeline import pruning
+
+    versions = workspace.folder / "data/publish/versions"
+    link = os.readlink(workspace.folder / "data/publish/current")
+    for name in published:
+        if not (versions / name / "pruned.json").exists():
+            before = Path.cwd()
+            os.chdir(workspace.folder)
+            try:
+                pruning.prune(Path("data/publish/versions") / name)
+            finally:
+                os.chdir(before)
+        assert not (versions / name / "scored_customers.parquet").exists()
+    *others, newest = published
+    for name in others:
+        code = ask(rebuild=name)
+        assert code == 0, (name, (workspace.folder / ".run/long.log").read_text()[-3000:])
+        assert comparable(versions / name) == published[name], name
+    done = workspace.pipeline("rebuild", newest)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert comparable(versions / newest) == published[newest]
+    assert os.readlink(workspace.folder / "data/publish/current") == link
