@@ -170,6 +170,8 @@ def _experiment(name: str) -> str:
     if not server:
         STORE.mkdir(mode=0o700, exist_ok=True)
     mlflow.set_tracking_uri(server or f"sqlite:///{STORE.resolve() / 'mlflow.db'}")
+    if not server:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow sets it, and it would count as a server's
     location = None if server else (STORE.resolve() / "artifacts" / name).as_uri()
     with _first_use(mlflow.get_tracking_uri()):
         found = mlflow.get_experiment_by_name(name)
@@ -191,7 +193,7 @@ def _first_use(store: str) -> Iterator[None]:
         yield
         return
     with path.with_name(f"{path.name}.lock").open("a", encoding="utf-8") as handle:
-        ends = time.monotonic() + spool.PATIENCE
+        ends = time.monotonic() + spool.BUDGET
         while time.monotonic() < ends:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -202,7 +202,7 @@ def lender_of_years(tmp_path: Path, draw: Any) -> tuple[Workspace, Months]:
     months = Months(made, workspace.folder / "data/raw/lender", draw)
     for month in months.names[:FIRST]:
         months.deliver(month, month, months.rows(month))
-    limits = {name: None for name in ("population_change", "score_psi", "auc", "quarantined_share")}
+    limits = dict.fromkeys(("population_change", "score_psi", "auc", "quarantined_share"))
     workspace.set_params(
         {
             **QUICK, "source": "lender", "train": {"until": "2026-01-01", "seeds": 1},
@@ -279,12 +279,12 @@ def retained(workspace: Workspace, published: dict[str, dict[str, str]]) -> None
     assert len(whole) <= KEEP_NEWEST + KEEP_MONTHS + 2
     assert len(whole) >= min(len(published), KEEP_NEWEST)
     assert {path.name for path in versions.iterdir()} == set(published)
-    for name in published:
+    for name, files in published.items():
         held = {path.name for path in (versions / name).iterdir()}
         if name not in whole:
             assert held == {"manifest.json", "inputs", "scorer", "pruned.json"}
         else:
-            assert comparable(versions / name) == published[name], "an old table changed"
+            assert comparable(versions / name) == files, "an old table changed"
     largest = max(size(versions / name) for name in whole)
     assert size(versions) <= len(whole) * largest + (len(published) - len(whole)) * largest * 0.8
 
@@ -294,7 +294,7 @@ def everything_comes_back(workspace: Workspace, published: dict[str, dict[str, s
     from pipeline import pruning
 
     versions = workspace.folder / "data/publish/versions"
-    link = os.readlink(workspace.folder / "data/publish/current")
+    link = (workspace.folder / "data/publish/current").readlink()
     for name in published:
         if not (versions / name / "pruned.json").exists():
             before = Path.cwd()
@@ -312,4 +312,4 @@ def everything_comes_back(workspace: Workspace, published: dict[str, dict[str, s
     done = workspace.pipeline("rebuild", newest)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert comparable(versions / newest) == published[newest]
-    assert os.readlink(workspace.folder / "data/publish/current") == link
+    assert (workspace.folder / "data/publish/current").readlink() == link
