@@ -202,7 +202,8 @@ def lender_of_years(tmp_path: Path, draw: Any) -> tuple[Workspace, Months]:
     months = Months(made, workspace.folder / "data/raw/lender", draw)
     for month in months.names[:FIRST]:
         months.deliver(month, month, months.rows(month))
-    limits = dict.fromkeys(("population_change", "score_psi", "auc", "quarantined_share"))
+    # an empty month shifts what a gate looks at; whether gates refuse is tried elsewhere
+    limits = {"population_change": {"stop": 99}, "score_psi": {"stop": 99}, "auc": {"stop": 0.0}}
     workspace.set_params(
         {
             **QUICK, "source": "lender", "train": {"until": "2026-01-01", "seeds": 1},
