@@ -554,12 +554,6 @@ def test_a_tracking_store_that_is_away_costs_seconds(strict, what, book, monkeyp
         assert "not logged, the run goes on" in done.stderr
 
 
-@fault("F9")
-@pytest.mark.xfail(reason="what was not logged is not spooled: the next run does not bring it", strict=True)
-def test_what_was_not_logged_is_brought_by_the_next_run():
-    assert hasattr(tracking, "sync_spooled")
-
-
 @fault("F11")
 def test_a_whole_run_needs_no_network(lender):
     if (lender.folder / ".run/with-network").exists():
