@@ -194,11 +194,13 @@ def _first_use(store: str) -> Iterator[None]:
         return
     with path.with_name(f"{path.name}.lock").open("a", encoding="utf-8") as handle:
         ends = time.monotonic() + spool.BUDGET
-        while time.monotonic() < ends:
+        while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if time.monotonic() > ends:
+                    raise TimeoutError("another process is making the store") from None
                 time.sleep(0.1)
         yield
 

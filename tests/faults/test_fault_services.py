@@ -287,7 +287,10 @@ def served(store: Path, port: int, requests: int) -> Iterator[None]:
     from mlflow.server import app, handlers
     from werkzeug.serving import make_server
 
+    # both stores are opened beforehand: opening one points this process, in which the client is too, at its file
     handlers._tracking_store = handlers._model_registry_store = None
+    handlers._get_tracking_store(f"sqlite:///{store}/mlflow.db", f"{store}/artifacts")
+    handlers._get_model_registry_store(f"sqlite:///{store}/mlflow.db")
     left = [requests]
 
     def counted(environment: dict, start: Any) -> Any:
