@@ -391,14 +391,15 @@ def test_no_stage_opens_a_socket_but_to_the_tracking_server_that_is_named(book: 
         done = book.run("dvc", "repro", "--force", "--single-item", stage, **watched)
         assert done.returncode == 0, done.stderr[-2000:]
         assert f"Running stage '{stage}'" in done.stdout
-    assert told.read_text() == ""
+    probe = "socket.bind ('::1', 0)"  # urllib3 asks whether there is IPv6; nobody listens there and nothing is sent
+    assert [line for line in told.read_text().splitlines() if not line.startswith(probe)] == []
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         code = "from pipeline import tracking; tracking.mirror_champion('flat', 'bellwether', 'x', strict=False)"
         tried = book.run("python", "-c", code, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}", **watched)
         assert tried.returncode == 0, tried.stderr[-2000:]
-    places = {line.split(" [")[0] for line in told.read_text().splitlines()}
+    places = {line.split(" [")[0] for line in told.read_text().splitlines() if not line.startswith(probe)}
     assert any("connect" in place for place in places), "the hook does not see a connection"
     assert all(str(port) in place for place in places), places
 

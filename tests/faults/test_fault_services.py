@@ -288,9 +288,11 @@ def served(store: Path, port: int, requests: int) -> Iterator[None]:
     from werkzeug.serving import make_server
 
     # both stores are opened beforehand: opening one points this process, in which the client is too, at its file
+    named = os.environ["MLFLOW_TRACKING_URI"]
     handlers._tracking_store = handlers._model_registry_store = None
     handlers._get_tracking_store(f"sqlite:///{store}/mlflow.db", f"{store}/artifacts")
     handlers._get_model_registry_store(f"sqlite:///{store}/mlflow.db")
+    os.environ["MLFLOW_TRACKING_URI"] = named
     left = [requests]
 
     def counted(environment: dict, start: Any) -> Any:
@@ -309,7 +311,7 @@ def served(store: Path, port: int, requests: int) -> Iterator[None]:
 
 
 @fault("F9")
-@pytest.mark.parametrize("requests", [3, 5, 7, 9])
+@pytest.mark.parametrize("requests", [3, 5, 6, 7])
 def test_a_server_restarted_while_a_run_is_logged_gets_it_once_and_no_run_stays_open(requests, bare, monkeypatch):
     store, port = bare / "server", free_port()
     store.mkdir()
@@ -391,6 +393,7 @@ def test_six_first_runs_at_once_on_one_new_store_all_log(bare, monkeypatch):
     assert statuses(uri), "the first has made the store"
     for number in range(6):
         monkeypatch.chdir(bare / f"w{number}")
+        spool.begin()
         tracking.catch_up(strict=True)
     assert set(statuses(uri)) <= {"FINISHED", "FAILED", "KILLED"}
     assert statuses(uri).count("FINISHED") == 6
