@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-reasons benchmark-peers leak-table test-faults faults-table
+.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-reasons benchmark-peers leak-table test-faults faults-table sbom audit
 
 run: install
 	$(V)/python -m pipeline run
@@ -59,6 +59,14 @@ lock: | .venv/bin/uv
 	cd requirements && ../$(V)/uv pip compile cluster.in --constraint test.lock --output-file cluster.lock $(LOCK) $(UPGRADE)
 	cd requirements && ../$(V)/uv pip compile spark.in --constraint test.lock --output-file spark.lock $(LOCK) $(UPGRADE)
 	cd requirements && ../$(V)/uv pip compile peers.in --output-file peers.lock $(LOCK) $(UPGRADE)
+	$(V)/python -m pipeline.supply sbom
+
+# The bill of materials of run.lock, and the audit that lock, bill and environment agree and that no advisory below
+# BELLWETHER_ADVISORIES (a folder of OSV files) names a package; where it cannot answer it fails.
+sbom:
+	$(V)/python -m pipeline.supply sbom
+audit:
+	$(V)/python -m pipeline.supply audit
 
 # The tracking store on http://127.0.0.1:5000, or the server of MLFLOW_TRACKING_URI in a browser of yours.
 ui: install

@@ -17,19 +17,28 @@ def plain(text: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One broken rule; no field ever holds a raw value of a customer."""
+    """One broken rule; no field ever holds a raw value of a customer.
+
+    The last five say for a machine what the sentence says too, where it is known: the raw file, its line (counted from
+    1), the column, the rule's name, and how many rows broke it.
+    """
 
     where: str
     must_be: str
     found: str
     remedy: str
+    file: str | None = None
+    line: int | None = None
+    column: str | None = None
+    rule: str | None = None
+    count: int | None = None
 
     def sentence(self) -> str:
         """Return the rule as one sentence for a person."""
         return plain(f"{self.where}: must be {self.must_be}; found {self.found}. {self.remedy}")
 
-    def record(self) -> dict[str, str]:
-        """Return the rule as a record for a machine."""
+    def record(self) -> dict[str, str | int | None]:
+        """Return the rule as a record for a machine; what is not known is null."""
         return asdict(self)
 
 

@@ -228,7 +228,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` and return the exit code."""
-    from pipeline.stage import resources
+    from pipeline.stage import report_refusal, resources
 
     arguments = parser().parse_args(argv)
     try:
@@ -236,8 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = arguments.action(arguments)
             sys.stdout.flush()
     except Refusal as refusal:
-        for problem in refusal.problems:
-            print(f"{arguments.command}: {problem.sentence()}", file=sys.stderr)
+        report_refusal(arguments.command, refusal)
         return refusal.exit_code
     except BrokenPipeError:  # whoever reads what is printed has gone, say `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -114,7 +114,7 @@ def check(source: str, rows: int = ROWS) -> int:
             cut = {table for table in quality if _holder_cut(mapping, table, sample)}
             judged = {table: account for table, account in quality.items() if table not in cut}
             if not refused:
-                refused = tuple(ingest.over_limits(limits, judged))
+                refused = tuple(ingest.over_limits(limits, judged, FOLDER))
                 refused += tuple(_print_observed(mapping, cut=bool(sample.cut)))
     for problem in refused:
         print(f"\nwould be refused: {problem.sentence()}")

@@ -22,7 +22,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from features.errors import ConfigurationRefused, GateRefused, IntegrityRefused, Problem, ServiceRefused
-from pipeline import postgres, run, tombstones, traces, versions
+from pipeline import letter, postgres, run, tombstones, traces, versions
 from pipeline.fingerprint import sha256
 from pipeline.publish import Params
 from pipeline.stage import read_json, write_json
@@ -189,7 +189,7 @@ def _clear_records(trace: Trace, found: Found) -> None:
         if traces.kind_of(path) == "sqlite":
             traces.clear_sqlite(trace, path)
             continue
-        content = traces.without(trace, path)
+        content = None if _letter(path) else traces.without(trace, path)
         if content is None:
             path.unlink()
             continue
@@ -197,6 +197,11 @@ def _clear_records(trace: Trace, found: Found) -> None:
         fresh.write_bytes(content)
         shutil.copymode(path, fresh)
         fresh.replace(path)
+
+
+def _letter(path: Path) -> bool:
+    """Tell whether a file is a text to one customer: without the line that names him it would still be about him."""
+    return path.name.partition(".")[0] in letter.TEXTS and path.suffix == ".txt"
 
 
 def _clear_sink(to: postgres.Sink, customer: str) -> ServiceRefused | None:
@@ -214,6 +219,9 @@ def _clear_sink(to: postgres.Sink, customer: str) -> ServiceRefused | None:
 def _elsewhere() -> list[str]:
     """Return the places outside this workspace that hold copies and were not searched."""
     places = [f"{folder}, a link" for folder in CACHE if folder.is_symlink()]
+    places += [
+        f"the records that sync wrote to {journal.stem}" for journal in sorted(Path(".run/crm").glob("*.sqlite"))
+    ]
     if os.environ.get("MLFLOW_TRACKING_URI"):
         places.append("the tracking server of MLFLOW_TRACKING_URI")
     for file in (Path(".dvc/config"), Path(".dvc/config.local")):

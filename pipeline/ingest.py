@@ -89,10 +89,31 @@ def preflight(source: str) -> None:
             connection.close()
 
 
-def over_limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
+def first_broken(table: str, folder: Path) -> dict[str, Any]:
+    """Return the rule that most rows of a table broke as the fields of a Problem, with the first line that broke it.
+
+    folder: where ingest wrote; nothing where no quarantine lies there.
+    """
+    held = folder / "quarantine" / f"{table}.parquet"
+    if not held.exists():
+        return {}
+    import duckdb
+
+    asked = """SELECT rule, count(*), arg_min({'file': file, 'line': line}, (file, line))
+        FROM (SELECT unnest(rules) AS rule, file, line FROM read_parquet(?)) WHERE rule <> 'erased'
+        GROUP BY rule ORDER BY 2 DESC, 1 LIMIT 1"""
+    row = duckdb.execute(asked, [str(held)]).fetchone()
+    if row is None:
+        return {}
+    rule, count, place = row
+    return {**place, "column": rule.partition(":")[2] or None, "rule": rule, "count": count}
+
+
+def over_limits(params: Params, quality: dict[str, Any], folder: Path = OUT) -> list[Problem]:
     """Return the tables of which too many rows, or too much of the amount, broke a rule.
 
-    Where a table of customers or credits is refused, others that only lack what it kept out are told with it.
+    folder: where the rows in quarantine lie, of which the first is named. Where a table of customers or credits is
+    refused, others that only lack what it kept out are told with it.
     """
     problems: dict[str, list[Problem]] = {}
     follow: dict[str, list[str]] = {}
@@ -109,11 +130,13 @@ def over_limits(params: Params, quality: dict[str, Any]) -> list[Problem]:
             ("amount", lost, amount, params.max_quarantined_amount_share),
         ):
             if part > whole * Decimal(str(limit)):
+                first = first_broken(table, folder)
+                at = f"; first {first['file']}" + (f", line {first['line']}" if first["line"] else "") if first else ""
                 found.append(
                     Problem(
                         f"table {table}", f"at most {limit:.2%} of the {what} in quarantine",
-                        f"{float(part / whole):.2%} ({rules})",
-                        f"See data/ingest/quarantine/{table}.parquet; correct the mapping or the delivery.",
+                        f"{float(part / whole):.2%} ({rules}{at})",
+                        f"See data/ingest/quarantine/{table}.parquet; correct the mapping or the delivery.", **first,
                     )
                 )  # fmt: skip
         if found and holder and list(account["rules"]) == ["reference"]:
@@ -216,7 +239,7 @@ def _write(params: Params, build: Any, order: list[str], out: Path) -> None:
         out / "quality.json",
         {"source": mapping.name, "tables": quality, "newest_known_on": newest, "totals": flat_totals(quality)},
     )
-    problems = over_limits(params, quality)
+    problems = over_limits(params, quality, out)
     if problems:
         raise DataRefused(problems)
 

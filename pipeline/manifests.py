@@ -11,7 +11,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,9 +115,14 @@ def check_files(files: list[RawFile], digests: dict[str, str]) -> None:
         for inner, stated in (delivery.files or {}).items():
             path = prefix + inner
             if path not in present:
-                missing.append(Problem(path, "delivered, as its manifest states", "no such file", AGAIN))
+                missing.append(
+                    Problem(
+                        path, "delivered, as its manifest states", "no such file", AGAIN, file=path, rule="delivered"
+                    )
+                )
             elif stated.get("sha256") and stated["sha256"].lower() != digests[path]:
-                differing.append(Problem(path, "the bytes whose SHA-256 its manifest states", "other bytes", AGAIN))
+                must = "the bytes whose SHA-256 its manifest states"
+                differing.append(Problem(path, must, "other bytes", AGAIN, file=path, rule="sha256"))
     if differing:
         raise IntegrityRefused([*differing, *missing])
     if missing:
@@ -150,16 +155,18 @@ def check_contents(build: Any) -> None:
             count += sum(1 for reject in raw.rejected if reject.file == number)
             if facts.get("rows") is not None and count != facts["rows"]:
                 must = f"{facts['rows']:,} rows, as its manifest states"
-                problems[Problem(file.name, must, f"{count:,}", AGAIN)] = None
+                problems[Problem(file.name, must, f"{count:,}", AGAIN, file=file.name, rule="rows", count=count)] = None
             wanted = facts.get("totals") or {}
             own = {column.lower() for column in build.reader.header(file, raw.form)}
             for column in wanted:
                 if column.lower() not in own:
                     must = "a column of the file, as its manifest states a total of it"
-                    problems[Problem(f"{file.name}: {column}", must, "no such column", AGAIN)] = None
+                    problem = Problem(f"{file.name}: {column}", must, "no such column", AGAIN)
+                    problems[replace(problem, file=file.name, column=column, rule="totals")] = None
             for column, total in zip(known, totals, strict=True):
                 if column in wanted and column.lower() in own and (total or Decimal(0)) != _number(wanted[column]):
                     must = f"a total of {wanted[column]}, as its manifest states"
-                    problems[Problem(f"{file.name}: {column}", must, f"{total or 0:f}", AGAIN)] = None
+                    problem = Problem(f"{file.name}: {column}", must, f"{total or 0:f}", AGAIN)
+                    problems[replace(problem, file=file.name, column=column, rule="totals")] = None
     if problems:
         raise DataRefused(problems)

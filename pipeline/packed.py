@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,13 +31,19 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
             with gzip.open(path, "rb") as stream:
                 yield stream  # type: ignore[misc]
         except EOFError:
-            raise DataRefused(Problem(place, "a whole gzip file", "one that is cut short", AGAIN)) from None
+            raise DataRefused(Problem(place, "a whole gzip file", "one that is cut short", AGAIN, place)) from None
         except gzip.BadGzipFile as error:
             if "Not a gzipped file" in str(error):
-                raise DataRefused(Problem(place, "gzip, as its name says", "something else", "Rename it.")) from None
-            raise IntegrityRefused(Problem(place, "bytes with the checksum that it holds", "others", AGAIN)) from None
+                raise DataRefused(
+                    Problem(place, "gzip, as its name says", "something else", "Rename it.", place)
+                ) from None
+            raise IntegrityRefused(
+                Problem(place, "bytes with the checksum that it holds", "others", AGAIN, place)
+            ) from None
         except zlib.error:
-            raise DataRefused(Problem(place, "a whole gzip file", "bytes that gzip cannot read", AGAIN)) from None
+            raise DataRefused(
+                Problem(place, "a whole gzip file", "bytes that gzip cannot read", AGAIN, place)
+            ) from None
     elif path.name.endswith((".zst", ".zstd")):
         import pyarrow as pa
 
@@ -46,7 +53,9 @@ def open_bytes(path: Path) -> Iterator[BinaryIO]:
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise DataRefused(Problem(place, "a whole zstd file", "bytes that zstd cannot read", AGAIN)) from None
+            raise DataRefused(
+                Problem(place, "a whole zstd file", "bytes that zstd cannot read", AGAIN, place)
+            ) from None
     else:
         with path.open("rb") as stream:
             yield stream
@@ -69,9 +78,46 @@ def look_through(path: Path) -> bool:
             if limit is None and odd:
                 return True
             if limit is not None and size > limit:
-                found = f"more than {limit >> 20:,} MiB in {path.stat().st_size >> 10:,} KiB"
-                raise ResourceRefused(Problem(path.name, "an archive that can be data", found, "Deliver it unpacked."))
+                raise _bomb(path, f"more than {limit >> 20:,} MiB")
     return odd
+
+
+def _bomb(path: Path, what: str) -> ResourceRefused:
+    """Return the refusal of a file that holds so much in so few bytes that it cannot be data."""
+    found = f"{what} in {path.stat().st_size >> 10:,} KiB"
+    remedy = "Deliver it unpacked."
+    return ResourceRefused(Problem(path.name, "an archive that can be data", found, remedy, path.name, rule="packed"))
+
+
+def weigh_workbook(path: Path) -> None:
+    """Refuse (exit code 5) a workbook whose parts unpack to more than 200 times its size.
+
+    A part cannot hold more than it states: what reads it stops there.
+    """
+    with zipfile.ZipFile(path) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > max(LEAST_BOMB, MOST_PACKED * path.stat().st_size):
+        raise _bomb(path, f"{size >> 20:,} MiB")
+
+
+def weigh_parquet(path: Path) -> None:
+    """Refuse (exit code 5) a Parquet file that states 200 times its size or more rows than keys tell apart.
+
+    One that cannot be read is told of by who reads it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        stated = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return
+    groups = [stated.row_group(number) for number in range(stated.num_row_groups)]
+    size, most = sum(group.total_byte_size for group in groups), MOST_PACKED * path.stat().st_size
+    if size > max(LEAST_BOMB, most):
+        raise _bomb(path, f"{size >> 20:,} MiB")
+    if stated.num_rows > max(LEAST_BOMB, most):
+        raise _bomb(path, f"{stated.num_rows:,} rows")
 
 
 def is_array(path: Path) -> bool:

@@ -85,11 +85,15 @@ def header_faults(reader: RawReader, contract: Contract, parts: list[Block], raw
         if lost:
             found = f"a header with {', '.join(names[:20])}" if have & bare else "no such header"
             must = f"a file with the columns {', '.join(lost)}, as others of the block have"
-            problems.append(Problem(file.name, must, found, "Deliver it again, or give it a block of its own."))
+            remedy = "Deliver it again, or give it a block of its own."
+            problems.append(Problem(file.name, must, found, remedy, file=file.name, column=lost[0], rule="header"))
         twice = [column for column in sorted(repeated(file, raw.form)) if _speaks_of(said, column)]
         if twice:
             must = "a header in which each column that is mapped stands once"
-            problems.append(Problem(file.name, must, f"{', '.join(twice)} twice", "Deliver it again."))
+            found = f"{', '.join(twice)} twice"
+            problems.append(
+                Problem(file.name, must, found, "Deliver it again.", file.name, column=twice[0], rule="header")
+            )
     return problems
 
 

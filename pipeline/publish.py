@@ -234,7 +234,12 @@ def main() -> None:
     source = source_name()
     experiment = os.environ.get("DVC_EXP_NAME")
     sink = None if experiment else postgres.sink(params.postgres, params.postgres_table)
-    written = write()
+    try:
+        written = write()
+    except GateRefused as refusal:
+        if not experiment:
+            _track_refused(source, refusal)
+        raise
     run_id, as_of, rows = written.run_id, written.facts["as_of"], written.table.num_rows
     if experiment:
         shutil.rmtree(PREVIEW, ignore_errors=True)
@@ -303,6 +308,27 @@ def _track(version: Path, facts: dict[str, Any], table: pa.Table, decided: dict[
         # neither the page nor figures.json: they list customers by their identifiers
         artifacts=(version / "manifest.json", Path("data/ingest/quality.json"), *filter(Path.exists, told)),
     )
+
+
+def _track_refused(source: str, refusal: GateRefused) -> None:
+    """Log the figures and the reasons of a run that a gate refused: nothing of it is published, and nothing is lost."""
+    decided = read_json(Path("data/decide/summary.json"))
+    verdict = read_json(Path("data/promote/verdict.json"))
+    reasons = [problem.sentence() for problem in refusal.problems]
+    numbers = {name: float(value) for name, value in decided.items() if type(value) in (int, float)}
+    numbers |= {f"monitor.{name}": value for name, value in read_json(MONITORED).items()} if MONITORED.exists() else {}
+    facts = {
+        "source": source, "as_of": read_json(Path("data/ingest/as_of.json"))["as_of"],
+        "model_version": verdict["champion"] or "none", "data_version": decided.get("data_version", "none"),
+    }  # fmt: skip
+    tags = {f"bellwether.{name}": str(value) for name, value in facts.items()}
+    tags |= {f"bellwether.reason_{number}": reason[:500] for number, reason in enumerate(reasons[:20], start=1)}
+    tracking.log_publication(
+        source=source, registry=verdict["registry"], run_id=_digest(facts | {"reasons": reasons, "figures": numbers}),
+        tags=tags | {"bellwether.candidate": facts["model_version"], "git_commit": tracking.git_commit()},
+        params={"reasons": str(len(reasons))}, metrics=numbers, artifacts=(Path("data/monitor/checks.json"),),
+        strict=False, refused=True,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -138,16 +138,20 @@ def _decoded(data: bytes, form: Format, place: str) -> str:
     """Decode the head of a file, or refuse its encoding."""
     kind = next((kind for magic, kind in PACKED.items() if data.startswith(magic)), None)
     if kind:
-        raise DataRefused(Problem(place, f"text in {form.encoding}", f"a {kind} archive", "Name it so, or unpack it."))
+        found = f"a {kind} archive"
+        raise DataRefused(Problem(place, f"text in {form.encoding}", found, "Name it so, or unpack it.", place))
     try:
         decoder = codecs.getincrementaldecoder("utf-8-sig" if is_utf8(form) else form.encoding)()
         return decoder.decode(data)
     except (UnicodeError, LookupError) as error:
         found = "a name that Python does not know" if isinstance(error, LookupError) else "bytes that are not"
+        line = None
         if isinstance(error, UnicodeDecodeError):
-            found += f", first in line {data[: error.start].count(10) + 1} (byte {error.start + 1:,})"
+            line = data[: error.start].count(10) + 1
+            found += f", first in line {line} (byte {error.start + 1:,})"
+        remedy = "State the file's `encoding` under `format`."
         raise DataRefused(
-            Problem(place, f"text in {form.encoding}", found, "State the file's `encoding` under `format`.")
+            Problem(place, f"text in {form.encoding}", found, remedy, place, line, rule="encoding")
         ) from None
 
 
@@ -161,7 +165,8 @@ def unreadable(place: str, form: Format, error: Exception) -> DataRefused:
     line = re.search(r"\bline (\d+)", str(error).split("LINE 1:")[0])
     found = f"{type(error).__name__}{f' near line {line[1]}' if line else ''}"
     kind = form.type if form.type != "csv" else f"csv in {form.encoding}"
-    return DataRefused(Problem(place, f"readable as {kind}", found, "Correct `format`, or deliver it again."))
+    remedy = "Correct `format`, or deliver it again."
+    return DataRefused(Problem(place, f"readable as {kind}", found, remedy, place, int(line[1]) if line else None))
 
 
 def unique_names(names: list[str]) -> list[str]:
@@ -277,7 +282,7 @@ class RawReader:
             raise unreadable(file.name, form, error) from error
         if form.type == "jsonl" and [row[0] for row in rows] == ["json"]:  # what the engine calls a column of anything
             must = "records that are all JSON objects"
-            raise DataRefused(Problem(file.name, must, "another kind of value", "Deliver it again."))
+            raise DataRefused(Problem(file.name, must, "another kind of value", "Deliver it again.", file.name))
         return {row[0]: "VARCHAR" if form.type == "jsonl" else row[1] for row in rows}
 
     def _path(self, file: RawFile) -> Path:

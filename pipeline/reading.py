@@ -23,7 +23,7 @@ from features.staging import Relation, Stage, Staged, output_columns
 from pipeline.earlier import Earlier, Rebuild
 from pipeline.holding import Holding, too_many
 from pipeline.lines import lines_above
-from pipeline.packed import look_through
+from pipeline.packed import look_through, weigh_parquet
 from pipeline.pieces import REJECTS, TEXTS, UNQUOTED, Piece, Raw, Reject, header_faults, headless, swallows
 from pipeline.raw import HEAD, RawFile, RawReader, is_utf8, read_head, select_files, unreadable
 
@@ -92,6 +92,11 @@ class Reading:
             wanted = file.name in self.new or file.name in self.again
             if wanted and file.path.stat().st_size and not look_through(file.path):
                 self.clean.add(file.name)
+        for file in (
+            each for files, form in readings if form.type == "parquet" for each in select_files(self.files, files)
+        ):
+            if file.name in self.new or file.name in self.again:
+                weigh_parquet(file.path)
 
     def _shapes(self, files: list[RawFile], form: Format) -> tuple[tuple[tuple[int, ...], tuple[str, ...]], ...]:
         """Return the numbers of the files by their columns, in the files' order."""
@@ -289,6 +294,7 @@ class Reading:
                         f"{self.reader.files[number].name}, line {line}", "a quotation that is closed",
                         f"one that goes on over {(text or '').count(chr(10)):,} lines",
                         "Correct the file, or `quote` under `format` (an empty text where nothing is quoted).",
+                        file=self.reader.files[number].name, line=line, rule="quotation",
                     )
                 )  # fmt: skip
         if problems:

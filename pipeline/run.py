@@ -36,7 +36,7 @@ from pipeline import held, litter, params_file, webhook
 from pipeline.logbook import FORMAT, Logbook, now, sentence
 from pipeline.params import STAGES, overrides, read_params, resolved_as_of, source_name
 from pipeline.raw import has_linked_folders
-from pipeline.stage import RECORD, read_json
+from pipeline.stage import RECORD, leave_record, read_json
 
 STATE = Path(".run")
 LEAST_FREE_BYTES = 200 * 2**20
@@ -298,13 +298,13 @@ def _tell(command: str, log: str | None, action: Callable[[Logbook], int], *, st
     book = Logbook(command, as_json=form == "json")
     try:
         with owned():
-            code, late = 1, None  # what neither returns nor refuses is a bug of ours
+            code, late, refused = 1, None, None  # what neither returns nor refuses is a bug of ours
             (STATE / "failure.json").unlink(missing_ok=True)
             try:
                 with contextlib.redirect_stdout(book):
                     code = action(book)
             except Refusal as refusal:
-                code = refusal.exit_code
+                code, refused = refusal.exit_code, refusal
                 book.problems(refusal.problems)
                 raise
             except KeyboardInterrupt:
@@ -314,6 +314,8 @@ def _tell(command: str, log: str | None, action: Callable[[Logbook], int], *, st
                 record = STATE / "failure.json"
                 facts = book.summary(code, read_json(record) if _readable(record) else None)
                 book.end(facts)
+                if refused is not None:  # before any stage: the record of a stage's own refusal is there already
+                    leave_record(record, command, refused)
                 late = webhook.deliver(facts, sentence(facts))
                 if late is not None:
                     book.emit("webhook", delivered=False, why=late)
@@ -348,9 +350,11 @@ def _refuse_altered() -> None:
 
 def _reproduce(book: Logbook) -> int:
     """Heal, repro, and set `current` right where only the link was lost."""
-    from pipeline import sinks, versions
+    from pipeline import sinks, tracking, versions
+    from pipeline.promote import Params as Promote
 
     heal()
+    tracking.spool.begin()
     _warn_open_ended()
     scorer = Path("data/promote/scorer/manifest.json")
     if scorer.exists() and read_json(scorer).get("experiment"):
@@ -365,6 +369,8 @@ def _reproduce(book: Logbook) -> int:
         versions.repair_current()
         held.note()
         sinks.follow()
+    if code < 128:
+        tracking.catch_up(strict=code == 0 and Promote.load().tracking_strict)
     return code
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from features.errors import DataRefused, Problem
 from features.mapping import Format
+from pipeline.packed import weigh_workbook
 
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, SyntaxError, KeyError, ValueError)
 
@@ -20,6 +21,7 @@ def _opened(path: Path, called: str) -> Any:
     import openpyxl
 
     try:
+        weigh_workbook(path)
         return openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (*BROKEN, openpyxl.utils.exceptions.InvalidFileException):
         raise DataRefused(Problem(called, "an xlsx workbook", "other bytes", "Correct `format.type`.")) from None

@@ -98,12 +98,17 @@ def report_refusal(stage: str, refusal: Refusal) -> None:
         print(f"{stage}: {problem.sentence()}", file=sys.stderr, flush=True)
     record = os.environ.get(RECORD)
     if record:
-        facts = {"stage": stage, "exit_code": refusal.exit_code, "problems": [p.record() for p in refusal.problems]}
-        try:
-            write_json(Path(record), facts)
-        except OSError:  # a full disk: `run` reserved room for the code at least
-            with suppress(OSError):
-                write_json(Path(record), facts | {"problems": []})
+        leave_record(Path(record), stage, refusal)
+
+
+def leave_record(record: Path, stage: str, refusal: Refusal) -> None:
+    """Write a refusal as one JSON record: stage, exit code, and each broken rule by its fields."""
+    facts = {"stage": stage, "exit_code": refusal.exit_code, "problems": [p.record() for p in refusal.problems]}
+    try:
+        write_json(record, facts)
+    except OSError:  # a full disk: `run` reserved room for the code at least
+        with suppress(OSError):
+            write_json(record, facts | {"problems": []})
 
 
 def execute(stage: str, main: Callable[[], None]) -> NoReturn:
