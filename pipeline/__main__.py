@@ -154,6 +154,12 @@ def _sync(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
 
 
+def _pull(arguments: argparse.Namespace) -> int:
+    from pipeline.sinks import pull
+
+    return pull.pull(arguments.system, path=arguments.mapping, source=arguments.source, full=arguments.full)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = _Parser(prog="python -m pipeline", description="Bellwether's commands.")
@@ -216,6 +222,11 @@ def parser() -> argparse.ArgumentParser:
     which_rows.add_argument("--retry-rejected", action="store_true", help="send only the rows rejected before")
     which_rows.add_argument("--all", action="store_true", help="send unchanged rows too, say after a loss in the CRM")
     synced.add_argument("--mapping", type=Path, help="another mapping than data/crm/<system>.yaml")
+    pulled = add("pull", _pull, "Bring accounts, contacts and standing from a CRM into data/raw as a delivery.")
+    pulled.add_argument("system", choices=("zoho", "fxiaoke"))
+    pulled.add_argument("--source", help="into data/raw/<source> (the one that params.yaml chooses)")
+    pulled.add_argument("--full", action="store_true", help="read every record, not only those modified since")
+    pulled.add_argument("--mapping", type=Path, help="another mapping than data/crm/<system>.yaml")
     champion = add("champion", _champion, "Show the champion or set it by hand.")
     which = champion.add_subparsers(dest="what", required=True, parser_class=_Parser)
     which.add_parser("show", help="the champion and the versions that can replace it")

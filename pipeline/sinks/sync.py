@@ -31,7 +31,7 @@ STATE = Path(".run") / "crm"
 
 
 @contextmanager
-def _alone(system: str) -> Iterator[None]:
+def alone(what: str, system: str) -> Iterator[None]:
     """Hold the system's lock, or refuse (exit code 6)."""
     STATE.parent.mkdir(mode=0o700, exist_ok=True)
     STATE.mkdir(mode=0o700, exist_ok=True)
@@ -40,7 +40,7 @@ def _alone(system: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyRefused(
-                Problem(f"sync {system}", "one at a time", "another that has not ended", "Wait for it.")
+                Problem(what, "one at a time", "another sync or pull that has not ended", "Wait for it.")
             ) from None
         yield
 
@@ -55,7 +55,7 @@ def sync(
     if manifest is None:
         raise DataRefused(Problem("data/publish/current", "a published table", "none", "Run the pipeline first."))
     table = versions.CURRENT.resolve() / "scored_customers.parquet"
-    with _alone(system):
+    with alone(f"sync {system}", system):
         connector = CONNECTORS[system](mapping, STATE)
         account = hashlib.sha256(connector.account().encode()).hexdigest()[:16]
         with Journal(STATE / f"{system}.sqlite", account) as journal:

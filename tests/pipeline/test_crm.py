@@ -565,7 +565,7 @@ def test_what_is_wrong_here_is_refused_before_anything_is_sent(desk, monkeypatch
 
 def test_two_at_a_time_is_refused(desk):
     desk.publish(table(1))
-    with sync._alone(desk.system), pytest.raises(BusyRefused):
+    with sync.alone("sync", desk.system), pytest.raises(BusyRefused):
         desk.sync()
 
 
