@@ -178,7 +178,7 @@ def _judge_accounts(desk: _Desk) -> None:
     columns = {column: desk.value(pull.accounts.get(column)) for column in (*ACCOUNT, *sorted({*pull.accounts} - {*ACCOUNT}))}
     standing = {column: desk.value(pull.standings.get(column)) for column in STANDING}
     selected = ", ".join(f"{sql} as {name(column)}" for column, sql in {**columns, **standing}.items())
-    own, second = (", ".join(map(name, each)) for each in (columns, standing))
+    own, second = (", ".join(f"r.{name(column)}" for column in each) for each in (columns, standing))
     key = desk.text(Read(field=desk.mapping.key.field))
     desk.run(
         f"create temp table read_accounts as select {of} as object, {key} as customer_id, {selected}, "
@@ -195,8 +195,8 @@ def _judge_accounts(desk: _Desk) -> None:
         "'without_key' when known_on is null or modified is null then 'without_date' when several > 1 then "
         "'two_records' when was is null then 'new' when digest = was and second_digest = second_was then 'unchanged' "
         "else 'changed' end as fate, 0 as version from (select r.*, "
-        f"sha256(cast(json_array(customer_id, {own}) as varchar)) as digest, "
-        f"sha256(cast(json_array(customer_id, {second}) as varchar)) as second_digest, coalesce(several, 0) as several, "
+        f"sha256(cast(json_array(r.customer_id, {own}) as varchar)) as digest, "
+        f"sha256(cast(json_array(r.customer_id, {second}) as varchar)) as second_digest, coalesce(several, 0) as several, "
         "p.digest as was, p.second_digest as second_was from read_accounts r "
         "left join (select low, count(*) as several from held_keys group by 1) k on k.low = lower(r.customer_id) "
         f"left join (select * from pulled where object = {of}) p using (record_id)) judged"

@@ -176,8 +176,8 @@ class Fxiaoke:
 
     def gone(self, record: str) -> str:
         """Tell a record that was made invalid, or deleted, and is still listed."""
-        invalid = f"{record} ->> '$.{self.service.status_field}' = 'invalid'"
-        return f"coalesce({invalid} or {record} ->> '$.is_deleted' = 'true', false)"
+        invalid = f"({record} ->> '$.{self.service.status_field}') = 'invalid'"
+        return f"coalesce({invalid} or ({record} ->> '$.is_deleted') = 'true', false)"
 
     def fields(self, of: str | None = None) -> dict[str, TenantField]:
         """Return an object's fields; what the description leaves out is not known."""
