@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from features.expressions import name, quote
+from models.contacts import OUTCOMES, STATES
 from pipeline.sinks.interface import Connector
 from pipeline.sinks.mapping import Mapping, Pull, Read
 
@@ -65,8 +66,8 @@ class _Desk:
         found = f"case json_type({first}) when 'OBJECT' then {first} ->> {part} else {first} ->> '$' end"
         return f"nullif(trim({found}), '')"
 
-    def value(self, read: Read | None, *, known_alone: bool = False) -> str:
-        """Return the SQL of a field's value as the delivery's text; known_alone: options without meaning are null."""
+    def value(self, read: Read | None) -> str:
+        """Return the SQL of a field's value as the delivery's text."""
         if read is None:
             return "cast(null as varchar)"
         text = self.text(read)
@@ -77,7 +78,12 @@ class _Desk:
         if not read.values:
             return text
         cases = " ".join(f"when {quote(theirs)} then {quote(ours)}" for theirs, ours in read.values.items())
-        return f"case {text} {cases} else {'null' if known_alone else text} end"
+        return f"case {text} {cases} else {text} end"
+
+    def known(self, read: Read | None, words: tuple[str, ...]) -> str:
+        """Return the SQL of a field's value where it is one of our words, else null."""
+        value = self.value(read)
+        return f"case when {value} in ({', '.join(map(quote, words))}) then {value} end"
 
     def base(self, of: str, modified: str) -> str:
         """Return the SQL of what every record has: identifiers, when it was modified, whether it was given up."""
@@ -236,8 +242,8 @@ def _judge_contacts(desk: _Desk) -> None:
     account = contacts.account.model_copy(update={"part": "id"} if contacts.account.part == "name" else {})
     desk.run(
         f"create temp table read_contacts as select {of} as object, {desk.text(account)} as account_id, "
-        f"{desk.value(contacts.state, known_alone=True)} as stated, {desk.value(contacts.outcome, known_alone=True)} as "
-        f"got, {on} as stated_on, {until} as stated_until, {desk.value(contacts.channel)} as channel, "
+        f"{desk.known(contacts.state, STATES)} as stated, {desk.known(contacts.outcome, OUTCOMES)} as got, "
+        f"{on} as stated_on, {until} as stated_until, {desk.value(contacts.channel)} as channel, "
         f"{desk.base(contacts.object, contacts.modified)} from raw where object = {of}"
     )
     desk.run(
@@ -250,7 +256,8 @@ def _judge_contacts(desk: _Desk) -> None:
         "event_on_said, coalesce(stated_on, cast(known_on as varchar)) as event_on, "
         "case when stated <> 'snoozed' then stated when stated_until >= coalesce(stated_on, cast(known_on as varchar)) "
         "then 'snoozed' end as state, case when stated = 'done' then coalesce(got, 'other') end as outcome, "
-        "case when stated = 'snoozed' then stated_until end as until from read_contacts) r "
+        "case when stated = 'snoozed' and stated_until >= coalesce(stated_on, cast(known_on as varchar)) then stated_until "
+        "end as until from read_contacts) r "
         f"left join owners o using (account_id) left join (select * from pulled where object = {of}) p "
         "using (record_id)) judged"
     )
