@@ -304,7 +304,9 @@ class FxiaokeTenant(Tenant):
         of = self._object(given["dataObjectApiName"])
         if of is None:
             return code(10006)
-        assert bool(named[1]) == given["dataObjectApiName"].endswith("__c"), "the path of preset objects for a custom one"
+        assert bool(named[1]) == given["dataObjectApiName"].endswith("__c"), (
+            "the path of preset objects for a custom one"
+        )
         if named[2] == "query":
             return code(0, data=of._query(body["data"]))
         of.now = self.now

@@ -136,7 +136,9 @@ def composed(
         files["contacts.csv"] = _contact_file(desk)
         of = pull.contacts.object
         counts[of] = desk.counted("contacts")
-        unknown = desk.engine.execute("select count(*) from contacts where state is null and fate in ('new', 'changed')")
+        unknown = desk.engine.execute(
+            "select count(*) from contacts where state is null and fate in ('new', 'changed')"
+        )
         unsaid = int((unknown.fetchone() or [0])[0])
         counts[of] |= {"state_unknown": unsaid} if unsaid else {}
     judged = ["accounts"] + (["contacts"] if pull.contacts is not None else [])
@@ -181,7 +183,9 @@ def _noted(table: str) -> str:
 def _judge_accounts(desk: _Desk) -> None:
     """Make the table `accounts`: every record that was read, its columns and its fate."""
     pull, of = desk.pull, quote(desk.mapping.object)
-    columns = {column: desk.value(pull.accounts.get(column)) for column in (*ACCOUNT, *sorted({*pull.accounts} - {*ACCOUNT}))}
+    columns = {
+        column: desk.value(pull.accounts.get(column)) for column in (*ACCOUNT, *sorted({*pull.accounts} - {*ACCOUNT}))
+    }
     standing = {column: desk.value(pull.standings.get(column)) for column in STANDING}
     selected = ", ".join(f"{sql} as {name(column)}" for column, sql in {**columns, **standing}.items())
     own, second = (", ".join(f"r.{name(column)}" for column in each) for each in (columns, standing))

@@ -190,8 +190,12 @@ class Fxiaoke:
         )
         if not isinstance(fields, dict):
             raise ConfigurationRefused(
-                Problem(f"object {of or self.mapping.object}", "an object of the tenant", f"code {found['errorCode']}",
-                        "Correct its API name.")
+                Problem(
+                    f"object {of or self.mapping.object}",
+                    "an object of the tenant",
+                    f"code {found['errorCode']}",
+                    "Correct its API name.",
+                )
             )
         return {
             name: TenantField(

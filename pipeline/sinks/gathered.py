@@ -126,7 +126,8 @@ class Gathered(Journal):
             )
             self._open.execute("delete from waiting where account = ?", (self.account,))
             self._open.executemany(
-                "insert into waiting values (?, ?, ?, ?)", [(self.account, *row.values()) for row in waiting.to_pylist()]
+                "insert into waiting values (?, ?, ?, ?)",
+                [(self.account, *row.values()) for row in waiting.to_pylist()],
             )
             self._forget()
             self._open.execute(

@@ -135,8 +135,11 @@ def checked(model: type[M], values: Any, where: str) -> M:
         raise ConfigurationRefused(
             Problem(
                 ".".join([where, *map(str, fault["loc"])]),
-                fault["msg"] if fault["type"] != "extra_forbidden" else "one of the keys of the shipped mapping"
-                if len(fault["loc"]) > 1 else f"one of {', '.join(model.model_fields)}",
+                fault["msg"]
+                if fault["type"] != "extra_forbidden"
+                else "one of the keys of the shipped mapping"
+                if len(fault["loc"]) > 1
+                else f"one of {', '.join(model.model_fields)}",
                 "an unknown key" if fault["type"] == "extra_forbidden" else fault["type"],
                 "Correct or remove it.",
             )

@@ -184,7 +184,9 @@ class Zoho:
         if not isinstance(found, list):
             raise ConfigurationRefused(
                 Problem(
-                    f"object {of or self.mapping.object}", "a module of the organisation", _word(_code(answer.body)),
+                    f"object {of or self.mapping.object}",
+                    "a module of the organisation",
+                    _word(_code(answer.body)),
                     "Correct its API name.",
                 )
             )

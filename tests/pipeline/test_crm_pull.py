@@ -64,7 +64,9 @@ class Tower:
             for names in described.values():
                 name, kind = names[self.side], names[self.side + 1]
                 if system == "zoho":
-                    unique = {"unique": {"case_sensitive": False}} if name in ("Customer_Code", "Bellwether_Task") else {}
+                    unique = (
+                        {"unique": {"case_sensitive": False}} if name in ("Customer_Code", "Bellwether_Task") else {}
+                    )
                     of.field(name, kind, **unique)
                 else:
                     of.fields[name] = {"type": kind}
@@ -527,7 +529,9 @@ def ingested(tower: Tower) -> dict[str, dict]:
     shipped = yaml.safe_load((ROOT / "data/sources/crm.yaml").read_text())
     there = {file.name for folder in tower.deliveries() for file in folder.iterdir()}
     tables = {table: block for table, block in shipped["tables"].items() if block["files"].split("/")[1] in there}
-    if not any(row["credit_line"] for which in range(len(tower.deliveries())) for row in tower.rows("accounts.csv", which)):
+    if not any(
+        row["credit_line"] for which in range(len(tower.deliveries())) for row in tower.rows("accounts.csv", which)
+    ):
         del tables["credits"]
     (sources / "maker.yaml").write_text(yaml.safe_dump(shipped | {"name": "maker", "tables": tables}))
     ingest.main()
@@ -576,7 +580,9 @@ def test_what_was_pulled_becomes_features_only_after_the_day_on_which_it_was_wri
     assert [found["C2", str(day)]["standing_market_share_last"] for day in days] == [None, 0.2, 0.2, 0.2]
     states = [found["C1", str(day)]["contacts_state_last"] for day in days]
     assert states == [None, "open", "open", "done"]
-    lines = duckdb.execute(f"select credit_limit, cast(known_on as varchar) from {view('credits')} order by 2").fetchall()
+    lines = duckdb.execute(
+        f"select credit_limit, cast(known_on as varchar) from {view('credits')} order by 2"
+    ).fetchall()
     assert [(float(limit), day) for limit, day in lines] == [(5000.5, "2026-11-03"), (100, "2026-11-20")]
 
 
