@@ -151,6 +151,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     return sync.sync(
         arguments.system, path=arguments.mapping, dry_run=arguments.dry_run, create_fields=arguments.create_fields,
         retry_rejected=arguments.retry_rejected, every=arguments.all, sample=arguments.sample,
+        with_tasks=arguments.tasks,
     )  # fmt: skip
 
 
@@ -218,6 +219,7 @@ def parser() -> argparse.ArgumentParser:
     synced.add_argument("--dry-run", action="store_true", help="check fields, count, show some rows; write nothing")
     synced.add_argument("--sample", type=int, default=3, help="rows that --dry-run shows as they are and would be (3)")
     synced.add_argument("--create-fields", action="store_true", help="make missing fields, or say what is to be added")
+    synced.add_argument("--tasks", action="store_true", help="also a task for each open row of the worklist, once each")
     which_rows = synced.add_mutually_exclusive_group()
     which_rows.add_argument("--retry-rejected", action="store_true", help="send only the rows rejected before")
     which_rows.add_argument("--all", action="store_true", help="send unchanged rows too, say after a loss in the CRM")

@@ -58,6 +58,7 @@ class Fxiaoke:
     types: ClassVar[dict[str, tuple[str, ...]]] = {
         "text": ("text", "long_text"), "number": ("number", "currency", "percentile"), "integer": ("number",),
         "choice": ("select_one", "text"), "date": ("date", "date_time"), "boolean": ("true_or_false",),
+        "lookup": ("object_reference", "master_detail"),
     }  # fmt: skip
 
     def __init__(self, mapping: Mapping, folder: Path) -> None:

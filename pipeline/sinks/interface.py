@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 if TYPE_CHECKING:
     from pipeline.sinks.calls import Quota
 
-Kind = Literal["text", "number", "integer", "choice", "date", "boolean"]
+Kind = Literal["text", "number", "integer", "choice", "date", "boolean", "lookup"]
 TRIES = 4  # of a row that the service says is held by others, before it goes to the rejected ones
 
 

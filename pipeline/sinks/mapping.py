@@ -19,6 +19,7 @@ from pipeline.sinks.interface import Kind
 FOLDER = Path("data/crm")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}$")]
 Column = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Constant = Annotated[str, StringConstraints(pattern=r"^\$?[A-Za-z][A-Za-z0-9_]{0,99}$")]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -101,7 +102,7 @@ class Tasks(Part):
     account: Name  # the lookup
     fields: dict[Name, Mapped] = Field(default_factory=dict)
     when_created: dict[Name, Mapped] = Field(default_factory=dict)
-    constants: dict[Annotated[str, StringConstraints(pattern=r"^\$?[A-Za-z][A-Za-z0-9_]{0,99}$")], str] = Field(
+    constants: dict[Constant, str] = Field(
         default_factory=dict
     )  # sent where the task has to be made: a status, or what kind of record the lookup leads to
 
@@ -113,6 +114,7 @@ class Mapping(Part):
     key: Key
     fields: dict[Name, Mapped] = Field(min_length=1)
     when_created: dict[Name, Mapped] = Field(default_factory=dict)  # sent only where the customer has no record yet
+    constants: dict[Constant, str] = Field(default_factory=dict)  # sent with what has to be made
     create: bool = True  # false: customers without a record are left out, and counted
     retry_seconds: float = Field(default=300, ge=0)  # how long one batch is tried again
     service: dict[str, Any] = Field(default_factory=dict)

@@ -66,7 +66,7 @@ class Zoho:
     types: ClassVar[dict[str, tuple[str, ...]]] = {
         "text": ("text", "textarea"), "number": ("double", "decimal", "currency", "percent"),
         "integer": ("integer", "bigint", "double"), "choice": ("picklist", "text"), "date": ("date",),
-        "boolean": ("boolean",),
+        "boolean": ("boolean",), "lookup": ("lookup",),
     }  # fmt: skip
 
     def __init__(self, mapping: Mapping, folder: Path) -> None:
@@ -94,6 +94,8 @@ class Zoho:
             return f"round(cast({value} as double), {digits})"
         if kind == "date":
             return f"strftime(cast({value} as date), '%Y-%m-%d')"
+        if kind == "lookup":
+            return f"json_object('id', {value})"
         return f"cast({value} as {'bigint' if kind == 'integer' else 'boolean' if kind == 'boolean' else 'varchar'})"
 
     def _fetch(self) -> dict[str, Any]:

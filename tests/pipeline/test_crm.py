@@ -371,12 +371,14 @@ def test_rejected_rows_are_named_left_alone_and_can_be_sent_alone(desk):
     assert desk.rejected() == {}
 
 
-def test_a_key_of_two_records_is_rejected_with_what_to_do(fxiaoke):
+def test_a_key_of_two_records_is_rejected_with_what_to_do(fxiaoke, capsys):
     for number in "ab":
         fxiaoke.tenant.records[number] = {"_id": number, "name": "Acme", "customer_code__c": "C00001"}
     fxiaoke.publish(table(3))
-    assert fxiaoke.sync() == 2
+    assert fxiaoke.sync() == 4
     assert fxiaoke.rejected() == {"C00001": "TWO_RECORDS"}
+    assert len(fxiaoke.tenant.records) == 4, "the others are written"
+    assert "merge these in the CRM" in capsys.readouterr().out
     assert "merge" in (fxiaoke.folder / ".run/crm/fxiaoke-rejected.csv").read_text("utf-8-sig")
 
 

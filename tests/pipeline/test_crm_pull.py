@@ -14,6 +14,7 @@ import duckdb
 import ibis
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, calm, serve
@@ -379,7 +380,7 @@ def test_a_place_that_the_service_forgot_is_read_from_the_start(tmp_path, monkey
         tenant.page_size = 10
         for i in range(35):
             tower.account(key=f"C{i:03d}")
-        tenant.fault = lambda number, path: setattr(tenant, "expired", len(listings(tower)) == 3)
+        tenant.fault = lambda *_: setattr(tenant, "expired", len(listings(tower)) == 3)
         assert tower.pull() == 0
         assert [row["customer_id"] for row in tower.rows("accounts.csv")] == [f"C{i:03d}" for i in range(35)]
         tenant.fault = lambda *_: setattr(tenant, "expired", True)
@@ -626,7 +627,72 @@ def test_owner_and_states_come_back_to_the_worklist_and_survive(tower):
     who = np.array(sorted(numbers), dtype=object)
     stands = contacts.standing(lines, who, dt.date(2026, 12, 1), 60)
     assert list(stands.state) == ["done", "open", "open", "snoozed"]
-    assert list(stands.outcome)[0] == "promised"
+    assert stands.outcome[0] == "promised"
     assert [str(day) for day in stands.again_from] == ["2027-01-02", "NaT", "NaT", "2026-12-25"]
     again = contacts.standing(lines, who, dt.date(2027, 1, 2), 60)
     assert list(again.state) == ["open"] * 4
+
+
+def published(tower: Tower, run: str, rows: list[dict]) -> None:
+    """Publish a table of three customers and a worklist of some rows."""
+    version = tower.folder / "data/publish/versions" / run
+    (version / "worklist").mkdir(parents=True)
+    table = pa.table({"customer_id": ["C1", "C2", "C3"], "score": pa.array([600, 610, 620], pa.int32())})
+    pq.write_table(table, version / "scored_customers.parquet")
+    base = {"kind": "alarm", "grade": "D1", "state": "open", "due_on": dt.date(2026, 11, 7), "why": "42 days past due",
+            "ask": "payment", "offer": "a plan", "last_contact_on": None}  # fmt: skip
+    kinds = {name: pa.string() for name in ("customer_id", "kind", "grade", "state", "why", "ask", "offer")}
+    schema = pa.schema({**kinds, "due_on": pa.date32(), "last_contact_on": pa.date32()})
+    pq.write_table(pa.Table.from_pylist([base | row for row in rows], schema), version / "worklist/worklist.parquet")
+    (version / "manifest.json").write_text(json.dumps({"run_id": run}))
+    current = tower.folder / "data/publish/current"
+    current.unlink(missing_ok=True)
+    current.symlink_to(version)
+
+
+def test_a_task_is_made_once_and_its_state_comes_back(tower):
+    """Who stays on the list keeps his task; who comes onto it again after a contact gets another."""
+    name = "Account_Name" if tower.system == "zoho" else "name"
+    tower.mapping["fields"] = {"Score": {"column": "score", "kind": "integer"}}
+    kind = {"data_type": "integer"} if tower.system == "zoho" else {"type": "number"}
+    tower.tenant.fields |= {"Score": kind}
+    path, at = tower.folder / "mapping.yaml", {k: names[tower.side] for k, names in CONTACTS.items()}
+
+    def synced(**options) -> list[dict]:
+        path.write_text(yaml.safe_dump(tower.mapping))
+        assert sync.sync(tower.system, path=path, **options) == 0
+        return list(tower.tenant.others[tower.contacts].records.values())
+
+    due = [{"customer_id": "C1"}, {"customer_id": "C2", "why": "逾期"}]
+    published(tower, "aa", [*due, {"customer_id": "C3", "state": "done", "due_on": None}])
+    assert synced() == [], "tasks are made only where that is asked"
+    tasks = synced(with_tasks=True)
+    accounts = {record[name]: number for number, record in tower.tenant.records.items()}
+    assert [tower.value("account", accounts[who]) for who in ("C1", "C2")] == [
+        {"name": "Acme", **task[at["account"]]} if tower.system == "zoho" else task[at["account"]] for task in tasks
+    ]
+    assert [task[at["task"]] for task in tasks] == ["C1/first", "C2/first"]
+    assert tasks[0][at["subject"]] == "Contact: C1 (D1)"
+    assert tasks[1][at["body"]] == "逾期\nAsk for: payment\nOffer: a plan"
+    assert {task[at["state"]] for task in tasks} == {tower.value("state", "open")}
+    before = len(tower.tenant.calls)
+    assert synced(with_tasks=True) == tasks
+    assert not [path for _, path, _ in tower.tenant.calls[before:] if re.search("upsert|create|update", path)]
+    number = next(
+        n for n, task in tower.tenant.others[tower.contacts].records.items() if task[at["task"]] == "C1/first"
+    )
+    tower.tenant.now += DAY
+    tower.contact(number, state="done", outcome="paid")
+    tower.pull()
+    told = {row["customer_id"]: (row["state"], row["outcome"]) for row in tower.rows("contacts.csv")}
+    assert told == {"C1": ("done", "paid"), "C2": ("open", "")}
+    published(tower, "bb", [due[1] | {"due_on": dt.date(2026, 11, 14)}])
+    tasks = synced(with_tasks=True)
+    assert len(tasks) == 2
+    assert tower.tenant.others[tower.contacts].records[number][at["state"]] == tower.value("state", "done")
+    published(tower, "cc", [{"customer_id": "C1", "last_contact_on": dt.date(2026, 11, 4)}])
+    assert [task[at["task"]] for task in synced(with_tasks=True)] == ["C1/first", "C2/first", "C1/2026-11-04"]
+    (tower.folder / f".run/crm/{tower.system}.sqlite").unlink()
+    tower.mapping["tasks"]["always"] = True
+    assert len(synced()) == 3, "the loss of what was noted makes nothing twice"
+    assert not tower.tenant.fired
