@@ -105,7 +105,7 @@ class _Desk:
 
     def counted(self, table: str) -> dict[str, int]:
         """Return how many records of a judged table have which fate."""
-        rows = self.engine.execute(f"select fate, count(*) from {table} group by 1 order by 1").fetchall()  # noqa: S608
+        rows = self.engine.execute(f"select fate, count(*) from {table} group by 1 order by 1").fetchall()
         return {"read": sum(int(n) for _, n in rows), **{str(fate): int(n) for fate, n in rows}}
 
     def unreadable(self, of: str, reads: list[Read]) -> int:
@@ -133,7 +133,7 @@ def composed(
     counts[mapping.object] |= {"unreadable_values": bad} if bad else {}
     if pull.contacts is not None:
         _judge_contacts(desk)
-        files["contacts.csv"] = _contact_file(desk)
+        files["crm_contacts.csv"] = _contact_file(desk)
         of = pull.contacts.object
         counts[of] = desk.counted("contacts")
         unknown = desk.engine.execute(
@@ -143,7 +143,7 @@ def composed(
         counts[of] |= {"state_unknown": unsaid} if unsaid else {}
     judged = ["accounts"] + (["contacts"] if pull.contacts is not None else [])
     vanished = _vanished(desk)
-    files["deleted.csv"] = vanished
+    files["crm_deleted.csv"] = vanished
     for of, said in counts.items():
         lost = vanished["object"].to_pylist().count(of)
         said.update({"gone_since": lost} if lost else {})
@@ -176,7 +176,7 @@ def _messages() -> str:
 def _noted(table: str) -> str:
     return (
         "select object, record_id, customer_id, digest, second_digest, cast(version as varchar) as version "
-        f"from {table} where fate in ('new', 'changed')"  # noqa: S608
+        f"from {table} where fate in ('new', 'changed')"
     )
 
 
@@ -196,8 +196,8 @@ def _judge_accounts(desk: _Desk) -> None:
     )
     desk.run(
         "create temp table held_keys as select record_id, lower(customer_id) as low from read_accounts where not gone "
-        f"and customer_id is not null union all select p.record_id, lower(p.customer_id) from pulled p where object = {of} "
-        "and record_id not in (select record_id from read_accounts) and "
+        f"and customer_id is not null union all select p.record_id, lower(p.customer_id) from pulled p where object = "
+        f"{of} and record_id not in (select record_id from read_accounts) and "
         + ("record_id in (select record_id from listed where object = " + of + ")" if desk.complete else "true")
     )
     desk.run(
@@ -206,8 +206,8 @@ def _judge_accounts(desk: _Desk) -> None:
         "'two_records' when was is null then 'new' when digest = was and second_digest = second_was then 'unchanged' "
         "else 'changed' end as fate, 0 as version from (select r.*, "
         f"sha256(cast(json_array(r.customer_id, {own}) as varchar)) as digest, "
-        f"sha256(cast(json_array(r.customer_id, {second}) as varchar)) as second_digest, coalesce(several, 0) as several, "
-        "p.digest as was, p.second_digest as second_was from read_accounts r "
+        f"sha256(cast(json_array(r.customer_id, {second}) as varchar)) as second_digest, "
+        "coalesce(several, 0) as several, p.digest as was, p.second_digest as second_was from read_accounts r "
         "left join (select low, count(*) as several from held_keys group by 1) k on k.low = lower(r.customer_id) "
         f"left join (select * from pulled where object = {of}) p using (record_id)) judged"
     )
@@ -220,11 +220,11 @@ def _account_files(desk: _Desk) -> dict[str, pa.Table]:
     filled = " or ".join(f"{name(column)} is not null" for column in STANDING)
     order = "order by customer_id, known_on, record_id"
     return {
-        "accounts.csv": desk.table(
+        "crm_accounts.csv": desk.table(
             f"select customer_id, record_id, known_on, {own} from accounts where fate = 'new' or (fate = 'changed' "
             f"and digest is distinct from was) {order}"
         ),
-        "standings.csv": desk.table(
+        "crm_standings.csv": desk.table(
             f"select customer_id, known_on, {', '.join(STANDING)} from accounts where (fate = 'new' and ({filled})) or "
             f"(fate = 'changed' and second_digest is distinct from second_was) {order}"
         ),
@@ -238,8 +238,8 @@ def _judge_contacts(desk: _Desk) -> None:
     of, accounts = quote(contacts.object), quote(desk.mapping.object)
     desk.run(
         "create temp table owners as select record_id as account_id, customer_id from accounts where fate in "
-        f"('new', 'changed', 'unchanged') union all select record_id, customer_id from pulled where object = {accounts} "
-        "and record_id not in (select record_id from accounts)"
+        "('new', 'changed', 'unchanged') union all select record_id, customer_id from pulled where object = "
+        f"{accounts} and record_id not in (select record_id from accounts)"
     )
     on = desk.value(contacts.on.model_copy(update={"kind": "date"}) if contacts.on else None)
     until = desk.value(contacts.until.model_copy(update={"kind": "date"}) if contacts.until else None)
@@ -260,8 +260,8 @@ def _judge_contacts(desk: _Desk) -> None:
         "event_on_said, coalesce(stated_on, cast(known_on as varchar)) as event_on, "
         "case when stated <> 'snoozed' then stated when stated_until >= coalesce(stated_on, cast(known_on as varchar)) "
         "then 'snoozed' end as state, case when stated = 'done' then coalesce(got, 'other') end as outcome, "
-        "case when stated = 'snoozed' and stated_until >= coalesce(stated_on, cast(known_on as varchar)) then stated_until "
-        "end as until from read_contacts) r "
+        "case when stated = 'snoozed' and stated_until >= coalesce(stated_on, cast(known_on as varchar)) then "
+        "stated_until end as until from read_contacts) r "
         f"left join owners o using (account_id) left join (select * from pulled where object = {of}) p "
         "using (record_id)) judged"
     )
@@ -283,7 +283,7 @@ def _contact_file(desk: _Desk) -> pa.Table:
 
 def _is_gone(desk: _Desk, judged: str, of: str) -> str:
     """Return the SQL of a delivered record that is gone: given up, or no longer listed."""
-    said = f"record_id in (select record_id from {judged} where fate = 'deleted')"  # noqa: S608
+    said = f"record_id in (select record_id from {judged} where fate = 'deleted')"
     unlisted = f"record_id not in (select record_id from listed where object = {quote(of)})"
     return f"({said} or {unlisted})" if desk.complete else said
 

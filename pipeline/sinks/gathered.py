@@ -64,7 +64,7 @@ class Gathered(Journal):
 
     def _forget(self) -> None:
         for table in ("places", "gathered", "listed"):
-            self._open.execute(f"delete from {table} where account = ?", (self.account,))  # noqa: S608
+            self._open.execute(f"delete from {table} where account = ?", (self.account,))
 
     def place(self, name: str) -> tuple[str | None, bool]:
         """Return where reading goes on, and whether it is at its end."""

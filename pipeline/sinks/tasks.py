@@ -40,7 +40,7 @@ def listed(system: str, mapping: Mapping, version: Path) -> Mapping:
 
 
 def table(version: Path, record_ids: pa.Table, scratch: Path) -> tuple[Path, int]:
-    """Write the open rows with task_id, subject, body and the account's record; return the file, and how many have none.
+    """Write the open rows with task_id, subject, body and their record; return the file, and how many have none.
 
     record_ids: key and record_id of the customers that the CRM holds. Rows without a record are left out.
     """

@@ -161,24 +161,24 @@ def test_accounts_standing_and_contacts_arrive_with_the_day_on_which_they_were_m
     assert tower.pull() == 0
     known = "2026-11-03"
     assert [
-        {k: v for k, v in row.items() if k != "record_id"} for row in tower.rows("accounts.csv")
+        {k: v for k, v in row.items() if k != "record_id"} for row in tower.rows("crm_accounts.csv")
     ] == [
         {"customer_id": "C1", "known_on": known, "kind": "", "industry": "Steel", "region": "上海", "segment": "key",
          "owner": "li", "credit_line": "5000.0"},
         {"customer_id": "C2", "known_on": known, "kind": "", "industry": 'Tools, "fine"', "region": "", "segment": "",
          "owner": "", "credit_line": ""},
     ]  # fmt: skip
-    assert tower.rows("standings.csv") == [
+    assert tower.rows("crm_standings.csv") == [
         {"customer_id": "C1", "known_on": known, "market_share": "0.35", "brand": "7.5", "product_uniqueness": "",
          "relationship": "60.0"}
     ]  # fmt: skip
-    told = tower.rows("contacts.csv")
+    told = tower.rows("crm_contacts.csv")
     assert [(row["customer_id"], row["event_on"], row["known_on"], row["state"], row["outcome"], row["channel"],
              row["version"]) for row in told] == [("C1", known, known, "done", "promised", "phone", "1")]  # fmt: skip
     stated = json.loads((tower.deliveries()[0] / "manifest.json").read_text())
     assert (stated["delivered_on"], stated["complete"]) == (known, False)
     assert {file: facts["rows"] for file, facts in stated["files"].items()} == {
-        "accounts.csv": 2, "standings.csv": 1, "contacts.csv": 1
+        "crm_accounts.csv": 2, "crm_standings.csv": 1, "crm_contacts.csv": 1
     }  # fmt: skip
     said = capsys.readouterr().out
     assert f"{tower.accounts}: read 2, new 2" in said
@@ -199,10 +199,10 @@ def test_what_was_not_changed_is_not_delivered_again(tower, capsys):
     tower.account(numbers[4], market_share=50)
     assert tower.pull() == 0
     assert len(tower.deliveries()) == 2
-    assert [(row["customer_id"], row["industry"], row["known_on"]) for row in tower.rows("accounts.csv")] == [
+    assert [(row["customer_id"], row["industry"], row["known_on"]) for row in tower.rows("crm_accounts.csv")] == [
         ("C3", "Glass", "2026-11-04")
     ]
-    assert [(row["customer_id"], row["market_share"]) for row in tower.rows("standings.csv")] == [("C4", "0.5")]
+    assert [(row["customer_id"], row["market_share"]) for row in tower.rows("crm_standings.csv")] == [("C4", "0.5")]
 
 
 def listings(tower: Tower) -> list[str]:
@@ -218,13 +218,13 @@ def test_only_what_was_modified_since_is_read(tower):
     tower.tenant.now += DAY
     tower.account(key="later")
     tower.pull()
-    assert len(tower.rows("accounts.csv")) == 451
+    assert len(tower.rows("crm_accounts.csv")) == 451
     first = len(listings(tower))
     tower.tenant.now += 7 * DAY
     tower.account(key="new")
     tower.pull()
     assert len(listings(tower)) - first == 2  # one page of accounts, one of contacts
-    assert [row["customer_id"] for row in tower.rows("accounts.csv")] == ["new"]
+    assert [row["customer_id"] for row in tower.rows("crm_accounts.csv")] == ["new"]
     tower.pull(full=True)
     assert len(tower.deliveries()) == 2
     assert len(listings(tower)) > first + 5
@@ -244,12 +244,12 @@ def test_a_modification_that_a_pull_passed_by_is_read_by_the_next(tower):
 
     tower.tenant.fault = fault
     tower.pull()
-    assert {row["industry"] for row in tower.rows("accounts.csv") if row["customer_id"] in ("C003", "C240")} == {
+    assert {row["industry"] for row in tower.rows("crm_accounts.csv") if row["customer_id"] in ("C003", "C240")} == {
         "Steel", "Wood"
     }  # fmt: skip
     tower.tenant.now += 3_600_000
     tower.pull()
-    assert [(row["customer_id"], row["industry"]) for row in tower.rows("accounts.csv")] == [("C003", "Glass")]
+    assert [(row["customer_id"], row["industry"]) for row in tower.rows("crm_accounts.csv")] == [("C003", "Glass")]
 
 
 def test_deleted_records_are_accounted_for(tower, capsys):
@@ -262,10 +262,10 @@ def test_deleted_records_are_accounted_for(tower, capsys):
     if tower.system == "fxiaoke":  # given up, and still listed
         tower.tenant.add(tower.accounts, _id=numbers[2], life_status="invalid")
     tower.pull()
-    found = {(row["object"], row["customer_id"], row["found_on"]) for row in tower.rows("deleted.csv")}
+    found = {(row["object"], row["customer_id"], row["found_on"]) for row in tower.rows("crm_deleted.csv")}
     gone = {(tower.accounts, "C1", "2026-11-04"), (tower.contacts, "C0", "2026-11-04")}
     assert found == gone | ({(tower.accounts, "C2", "2026-11-04")} if tower.system == "fxiaoke" else set())
-    assert [(row["state"], row["version"]) for row in tower.rows("contacts.csv")] == [("deleted", "2")]
+    assert [(row["state"], row["version"]) for row in tower.rows("crm_contacts.csv")] == [("deleted", "2")]
     assert "gone since" in capsys.readouterr().out
     tower.pull()
     assert len(tower.deliveries()) == 2, "told once"
@@ -273,14 +273,14 @@ def test_deleted_records_are_accounted_for(tower, capsys):
         tower.tenant.now += DAY
         tower.tenant.add(tower.accounts, _id=numbers[2], life_status="normal")
         tower.pull()
-        assert [row["customer_id"] for row in tower.rows("accounts.csv")] == ["C2"]
+        assert [row["customer_id"] for row in tower.rows("crm_accounts.csv")] == ["C2"]
 
 
 def test_a_key_of_two_records_is_left_out_named_and_taken_when_they_are_merged(tower, capsys):
     first, second = tower.account(key="C1", industry="Steel"), tower.account(key="c1 ", industry="Glass")
     tower.account(key="C2")
     assert tower.pull() == 4
-    assert [row["customer_id"] for row in tower.rows("accounts.csv")] == ["C2"]
+    assert [row["customer_id"] for row in tower.rows("crm_accounts.csv")] == ["C2"]
     left = tower.folder / f".run/crm/{tower.system}-left-out.csv"
     assert stat.S_IMODE(left.stat().st_mode) == 0o600
     assert left.read_text("utf-8-sig").count("TWO_RECORDS") == 2
@@ -288,7 +288,7 @@ def test_a_key_of_two_records_is_left_out_named_and_taken_when_they_are_merged(t
     tower.tenant.now += 9 * DAY
     del tower.tenant.records[second]
     assert tower.pull() == 0
-    assert [(row["customer_id"], row["industry"], row["known_on"]) for row in tower.rows("accounts.csv")] == [
+    assert [(row["customer_id"], row["industry"], row["known_on"]) for row in tower.rows("crm_accounts.csv")] == [
         ("C1", "Steel", "2026-11-03")
     ]
     tower.tenant.now += 9 * DAY
@@ -307,11 +307,11 @@ def test_rows_out_are_rows_in_and_rows_accounted_for(tower, capsys):
     said = capsys.readouterr().out
     assert f"{tower.accounts}: read 4, new 2, without key 2, unreadable values 1" in said
     assert f"{tower.contacts}: read 2, new 1, without customer 1, state unknown 1" in said
-    assert [(row["contact_id"], row["state"]) for row in tower.rows("contacts.csv")] == [(strange, "")]
+    assert [(row["contact_id"], row["state"]) for row in tower.rows("crm_contacts.csv")] == [(strange, "")]
     tower.tenant.now += 30 * DAY
     tower.account(nobody, key="C3")
     assert tower.pull() == 0, "the contact was read long ago and waited"
-    assert [(row["contact_id"], row["customer_id"]) for row in tower.rows("contacts.csv")] == [(waiting, "C3")]
+    assert [(row["contact_id"], row["customer_id"]) for row in tower.rows("crm_contacts.csv")] == [(waiting, "C3")]
 
 
 def test_a_snoozed_contact_needs_a_day_and_a_done_one_has_an_outcome(tower):
@@ -322,7 +322,7 @@ def test_a_snoozed_contact_needs_a_day_and_a_done_one_has_an_outcome(tower):
     tower.contact(account=number, state="done", outcome="nothing that we know")
     tower.contact(account=number, state="open", outcome="paid")
     tower.pull()
-    told = [(row["state"], row["outcome"], row["until"]) for row in tower.rows("contacts.csv")]
+    told = [(row["state"], row["outcome"], row["until"]) for row in tower.rows("crm_contacts.csv")]
     assert told == [("snoozed", "", "2026-12-24"), ("", "", ""), ("", "", ""), ("done", "other", ""), ("open", "", "")]
 
 
@@ -350,7 +350,7 @@ def test_a_killed_pull_goes_on_where_it_was(tower, monkeypatch):
     assert tower.pull() == 0
     size = 200 if tower.system == "zoho" else 100
     assert len(listings(tower)) - before == -(-650 // size) - 3 + 1  # the rest of the accounts, and the contacts
-    assert len({row["customer_id"] for row in tower.rows("accounts.csv")}) == 650
+    assert len({row["customer_id"] for row in tower.rows("crm_accounts.csv")}) == 650
 
 
 def test_a_pull_that_was_killed_after_its_delivery_stood_delivers_it_once(tower, monkeypatch):
@@ -382,7 +382,7 @@ def test_a_place_that_the_service_forgot_is_read_from_the_start(tmp_path, monkey
             tower.account(key=f"C{i:03d}")
         tenant.fault = lambda *_: setattr(tenant, "expired", len(listings(tower)) == 3)
         assert tower.pull() == 0
-        assert [row["customer_id"] for row in tower.rows("accounts.csv")] == [f"C{i:03d}" for i in range(35)]
+        assert [row["customer_id"] for row in tower.rows("crm_accounts.csv")] == [f"C{i:03d}" for i in range(35)]
         tenant.fault = lambda *_: setattr(tenant, "expired", True)
         tenant.now += DAY
         for i in range(35):
@@ -400,9 +400,9 @@ def faulty(every: int, seed: int = 3):
 
 
 def all_there(tower: Tower, rows: int) -> None:
-    found = [(row["customer_id"], float(row["market_share"])) for row in tower.rows("standings.csv")]
+    found = [(row["customer_id"], float(row["market_share"])) for row in tower.rows("crm_standings.csv")]
     assert found == [(f"C{i:05d}", pytest.approx(i % 90 / 100)) for i in range(rows)]
-    assert [row["customer_id"] for row in tower.rows("accounts.csv")] == [f"C{i:05d}" for i in range(rows)]
+    assert [row["customer_id"] for row in tower.rows("crm_accounts.csv")] == [f"C{i:05d}" for i in range(rows)]
     assert len(tower.deliveries()) == 1
 
 
@@ -443,7 +443,7 @@ def test_our_own_quota_stops_a_pull_and_the_rest_follows(tower):
     assert not tower.deliveries()
     tower.mapping["service"][name] = 100
     assert tower.pull() == 0
-    assert len(tower.rows("accounts.csv")) == 450
+    assert len(tower.rows("crm_accounts.csv")) == 450
 
 
 def spoil(tower: Tower, monkeypatch, how: str) -> None:
@@ -518,7 +518,7 @@ def test_another_mapping_reads_all_anew(tower):
     tower.tenant.now += 30 * DAY
     tower.mapping["pull"]["accounts"]["note"] = tower.mapping["pull"]["accounts"].pop("industry")
     tower.pull()
-    assert [(row["industry"], row["note"], row["known_on"]) for row in tower.rows("accounts.csv")] == [
+    assert [(row["industry"], row["note"], row["known_on"]) for row in tower.rows("crm_accounts.csv")] == [
         ("", "Steel", "2026-11-03")
     ]
 
@@ -531,7 +531,7 @@ def ingested(tower: Tower) -> dict[str, dict]:
     there = {file.name for folder in tower.deliveries() for file in folder.iterdir()}
     tables = {table: block for table, block in shipped["tables"].items() if block["files"].split("/")[1] in there}
     if not any(
-        row["credit_line"] for which in range(len(tower.deliveries())) for row in tower.rows("accounts.csv", which)
+        row["credit_line"] for which in range(len(tower.deliveries())) for row in tower.rows("crm_accounts.csv", which)
     ):
         del tables["credits"]
     (sources / "maker.yaml").write_text(yaml.safe_dump(shipped | {"name": "maker", "tables": tables}))
@@ -684,7 +684,7 @@ def test_a_task_is_made_once_and_its_state_comes_back(tower):
     tower.tenant.now += DAY
     tower.contact(number, state="done", outcome="paid")
     tower.pull()
-    told = {row["customer_id"]: (row["state"], row["outcome"]) for row in tower.rows("contacts.csv")}
+    told = {row["customer_id"]: (row["state"], row["outcome"]) for row in tower.rows("crm_contacts.csv")}
     assert told == {"C1": ("done", "paid"), "C2": ("open", "")}
     published(tower, "bb", [due[1] | {"due_on": dt.date(2026, 11, 14)}])
     tasks = synced(with_tasks=True)

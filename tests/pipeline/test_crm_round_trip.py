@@ -114,7 +114,7 @@ def test_what_a_crm_holds_is_scored_and_comes_back_to_it(tmp_path, monkeypatch):
         for last in YEARS:
             for tower, held in zip(towers, numbers, strict=True):
                 typed_in(tower, known, held, months[last - 1])
-                tower.clock = lambda now: None  # the stand-in's own: the day after the month
+                tower.clock = lambda _: None  # the stand-in's own: the day after the month
                 clock.time = lambda last=last: moment(f"{months[last - 1]}-28") / 1000 + 5 * 86_400
                 source = "maker" if tower.system == "zoho" else "other"
                 assert tower.pull(source=source) == 0
@@ -175,7 +175,7 @@ def same_deliveries(folder: Path, numbers: list[dict[str, str]]) -> None:
     homes = [sorted((folder / "data/raw" / source).glob("crm-*")) for source in ("maker", "other")]
     assert len(homes[0]) == len(homes[1]) == len(YEARS)
     for one, other in zip(*homes, strict=True):
-        for file in ("accounts.csv", "standings.csv"):
+        for file in ("crm_accounts.csv", "crm_standings.csv"):
             rows = [
                 list(csv.DictReader((home / file).read_text(encoding="utf-8").splitlines())) for home in (one, other)
             ]
