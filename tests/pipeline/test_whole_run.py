@@ -252,7 +252,7 @@ def test_the_guided_tour_shows_features_and_one_customer(world, tmp_path):
 def test_the_manufacturer_s_story_is_told_against_the_truth(world, tmp_path):
     """The figures that the notebook shows, from the files by another way; nothing of the workspace is written."""
     before = digests(world.folder, "publish", "decide", "simulate")
-    told = execute_without("manufacturer.ipynb", "none", world.folder, tmp_path, PYTHONPATH=str(world.folder))
+    told = execute_without("manufacturer.ipynb", "none", world.folder, tmp_path, "story", PYTHONPATH=str(world.folder))
     assert digests(world.folder, "publish", "decide", "simulate") == before
     with duckdb.connect() as connection:
         firms = connection.execute(
@@ -272,7 +272,7 @@ def test_the_manufacturer_s_story_is_told_against_the_truth(world, tmp_path):
 
 
 def test_the_bank_s_story_is_told_against_the_truth(world, tmp_path):
-    told = execute_without("bank.ipynb", "none", world.folder, tmp_path, PYTHONPATH=str(world.folder))
+    told = execute_without("bank.ipynb", "none", world.folder, tmp_path, "story", PYTHONPATH=str(world.folder))
     with duckdb.connect() as connection:
         late = connection.execute(
             f"with bad as (select customer_id, min(outcome_known_on) as day from '{world.folder}/data/observe/"
