@@ -205,6 +205,15 @@ def test_what_was_not_changed_is_not_delivered_again(tower, capsys):
     assert [(row["customer_id"], row["market_share"]) for row in tower.rows("crm_standings.csv")] == [("C4", "0.5")]
 
 
+@pytest.fixture
+def one(tmp_path, monkeypatch):
+    """One of the systems, where both have delivered the same files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pull, "time", Clock())
+    with serve(ZohoTenant()) as tenant:
+        yield Tower("zoho", tmp_path, tenant)
+
+
 def listings(tower: Tower) -> list[str]:
     if tower.system == "zoho":
         return [path for method, path, _ in tower.tenant.calls if method == "GET" and "sort_by=id" in path]
@@ -230,26 +239,26 @@ def test_only_what_was_modified_since_is_read(tower):
     assert len(listings(tower)) > first + 5
 
 
-def test_a_modification_that_a_pull_passed_by_is_read_by_the_next(tower):
+def test_a_modification_that_a_pull_passed_by_is_read_by_the_next(one):
     """A record behind the place of reading changes while later pages are read: the overlap brings it."""
-    numbers = [tower.account(key=f"C{i:03d}", industry="Steel") for i in range(250)]
+    numbers = [one.account(key=f"C{i:03d}", industry="Steel") for i in range(250)]
     passed = []
 
     def fault(number: int, path: str) -> None:
-        if len(listings(tower)) == 2 and not passed:
+        if len(listings(one)) == 2 and not passed:
             passed.append(number)
-            tower.account(numbers[3], industry="Glass")
-            tower.tenant.now += 60_000
-            tower.account(numbers[240], industry="Wood")
+            one.account(numbers[3], industry="Glass")
+            one.tenant.now += 60_000
+            one.account(numbers[240], industry="Wood")
 
-    tower.tenant.fault = fault
-    tower.pull()
-    assert {row["industry"] for row in tower.rows("crm_accounts.csv") if row["customer_id"] in ("C003", "C240")} == {
+    one.tenant.fault = fault
+    one.pull()
+    assert {row["industry"] for row in one.rows("crm_accounts.csv") if row["customer_id"] in ("C003", "C240")} == {
         "Steel", "Wood"
     }  # fmt: skip
-    tower.tenant.now += 3_600_000
-    tower.pull()
-    assert [(row["customer_id"], row["industry"]) for row in tower.rows("crm_accounts.csv")] == [("C003", "Glass")]
+    one.tenant.now += 3_600_000
+    one.pull()
+    assert [(row["customer_id"], row["industry"]) for row in one.rows("crm_accounts.csv")] == [("C003", "Glass")]
 
 
 def test_deleted_records_are_accounted_for(tower, capsys):
@@ -353,9 +362,9 @@ def test_a_killed_pull_goes_on_where_it_was(tower, monkeypatch):
     assert len({row["customer_id"] for row in tower.rows("crm_accounts.csv")}) == 650
 
 
-def test_a_pull_that_was_killed_after_its_delivery_stood_delivers_it_once(tower, monkeypatch):
+def test_a_pull_that_was_killed_after_its_delivery_stood_delivers_it_once(one, monkeypatch):
     for i in range(5):
-        tower.account(key=f"C{i}", market_share=i)
+        one.account(key=f"C{i}", market_share=i)
 
     def kill(*_):
         raise Killed
@@ -363,32 +372,29 @@ def test_a_pull_that_was_killed_after_its_delivery_stood_delivers_it_once(tower,
     end = gathered.Gathered.end
     monkeypatch.setattr(gathered.Gathered, "end", kill)
     with pytest.raises(Killed):
-        tower.pull()
-    before = {path.name: path.read_bytes() for path in tower.deliveries()[0].iterdir()}
+        one.pull()
+    before = {path.name: path.read_bytes() for path in one.deliveries()[0].iterdir()}
     monkeypatch.setattr(gathered.Gathered, "end", end)
-    assert tower.pull(tower.tenant.now + 3_600_000) == 0
-    assert len(tower.deliveries()) == 1
-    assert {path.name: path.read_bytes() for path in tower.deliveries()[0].iterdir()} == before
-    assert not list((tower.folder / "data/raw").glob(".*"))
+    assert one.pull(one.tenant.now + 3_600_000) == 0
+    assert len(one.deliveries()) == 1
+    assert {path.name: path.read_bytes() for path in one.deliveries()[0].iterdir()} == before
+    assert not list((one.folder / "data/raw").glob(".*"))
 
 
-def test_a_place_that_the_service_forgot_is_read_from_the_start(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pull, "time", Clock())
-    with serve(ZohoTenant()) as tenant:
-        tower = Tower("zoho", tmp_path, tenant)
-        tenant.page_size = 10
-        for i in range(35):
-            tower.account(key=f"C{i:03d}")
-        tenant.fault = lambda *_: setattr(tenant, "expired", len(listings(tower)) == 3)
-        assert tower.pull() == 0
-        assert [row["customer_id"] for row in tower.rows("crm_accounts.csv")] == [f"C{i:03d}" for i in range(35)]
-        tenant.fault = lambda *_: setattr(tenant, "expired", True)
-        tenant.now += DAY
-        for i in range(35):
-            tower.account(key=f"D{i:03d}")
-        with pytest.raises(ServiceRefused, match="begins anew"):
-            tower.pull()
+def test_a_place_that_the_service_forgot_is_read_from_the_start(one):
+    tower, tenant = one, one.tenant
+    tenant.page_size = 10
+    for i in range(35):
+        tower.account(key=f"C{i:03d}")
+    tenant.fault = lambda *_: setattr(tenant, "expired", len(listings(tower)) == 3)
+    assert tower.pull() == 0
+    assert [row["customer_id"] for row in tower.rows("crm_accounts.csv")] == [f"C{i:03d}" for i in range(35)]
+    tenant.fault = lambda *_: setattr(tenant, "expired", True)
+    tenant.now += DAY
+    for i in range(35):
+        tower.account(key=f"D{i:03d}")
+    with pytest.raises(ServiceRefused, match="begins anew"):
+        tower.pull()
 
 
 ALL = ["cut", "429", "500", "done_500", "done_cut", "token", "late", "busy"]
@@ -410,14 +416,14 @@ def test_with_a_fault_in_every_third_answer_each_record_arrives_once(tower, monk
     monkeypatch.setattr(calls, "ANSWER", 0.3)
     if tower.system == "zoho":
         tower.tenant.page_size = 20
-    for i in range(800):
+    for i in range(500):
         tower.account(key=f"C{i:05d}", market_share=i % 90)
     tower.tenant.fault = faulty(3)
     assert tower.pull() == 0
-    all_there(tower, 800)
+    all_there(tower, 500)
     tower.tenant.fault = calm
     assert tower.pull() == 0
-    all_there(tower, 800)
+    all_there(tower, 500)
 
 
 @pytest.mark.slow
@@ -512,13 +518,13 @@ def test_another_sync_or_pull_is_waited_for(tower):
         tower.pull()
 
 
-def test_another_mapping_reads_all_anew(tower):
-    tower.account(key="C1", industry="Steel")
-    tower.pull()
-    tower.tenant.now += 30 * DAY
-    tower.mapping["pull"]["accounts"]["note"] = tower.mapping["pull"]["accounts"].pop("industry")
-    tower.pull()
-    assert [(row["industry"], row["note"], row["known_on"]) for row in tower.rows("crm_accounts.csv")] == [
+def test_another_mapping_reads_all_anew(one):
+    one.account(key="C1", industry="Steel")
+    one.pull()
+    one.tenant.now += 30 * DAY
+    one.mapping["pull"]["accounts"]["note"] = one.mapping["pull"]["accounts"].pop("industry")
+    one.pull()
+    assert [(row["industry"], row["note"], row["known_on"]) for row in one.rows("crm_accounts.csv")] == [
         ("", "Steel", "2026-11-03")
     ]
 
@@ -550,6 +556,8 @@ def featured(days: list[dt.date]) -> dict[tuple[str, str], dict]:
     hidden = Settings(protected=("owner", "contact_id", "version"))
     matrix = Matrix(connection, tables, described, asked, asked, hidden)
     names = [feature.name for subject in matrix.subjects for feature in subject.features]
+    matrix.subjects = [subject for subject in matrix.subjects if subject.name in ("standing", "contacts")]
+    matrix.across = ()
     found = pa.concat_tables([part for part, _ in matrix.groups(asked)]).to_pylist()
     assert not [name for name in names if "owner" in name or "contact_id" in name or "version" in name]
     return {(row["customer_id"], str(row["as_of"])): row for row in found}
@@ -587,41 +595,41 @@ def test_what_was_pulled_becomes_features_only_after_the_day_on_which_it_was_wri
     assert [(float(limit), day) for limit, day in lines] == [(5000.5, "2026-11-03"), (100, "2026-11-20")]
 
 
-def test_of_two_pulls_of_one_day_the_later_one_holds(tower):
-    number = tower.account(key="C1", industry="Steel", market_share=35)
-    tower.pull()
-    tower.tenant.now += 3_600_000
-    tower.account(number, industry="Glass", market_share=30)
-    tower.pull()
-    quality = ingested(tower)
+def test_of_two_pulls_of_one_day_the_later_one_holds(one):
+    number = one.account(key="C1", industry="Steel", market_share=35)
+    one.pull()
+    one.tenant.now += 3_600_000
+    one.account(number, industry="Glass", market_share=30)
+    one.pull()
+    quality = ingested(one)
     assert not any(account["rules"] for account in quality.values())
     assert duckdb.execute(f"select industry from {view('customers')}").fetchall() == [("Glass",)]
     assert duckdb.execute(f"select market_share from {view('standings')}").fetchall() == [(0.3,)]
 
 
-def test_a_pull_does_not_move_the_run_s_date_past_the_books(tower):
+def test_a_pull_does_not_move_the_run_s_date_past_the_books(one):
     """`as_of: latest` follows complete deliveries; a pull is none."""
-    tower.account(key="C1")
-    tower.pull()
-    folder = tower.folder / "data/raw/maker/2026-10"
+    one.account(key="C1")
+    one.pull()
+    folder = one.folder / "data/raw/maker/2026-10"
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps({"delivered_on": "2026-10-31", "complete": True}))
     (folder / "note.csv").write_text("a\n1\n")
-    ingested(tower)
+    ingested(one)
     assert json.loads(Path("data/ingest/as_of.json").read_text())["as_of"] == "2026-11-01"
 
 
-def test_owner_and_states_come_back_to_the_worklist_and_survive(tower):
+def test_owner_and_states_come_back_to_the_worklist_and_survive(one):
     """The newest version of a contact holds: what was done and opened again, or deleted, is done no more."""
-    numbers = {key: tower.account(key=key, owner="li") for key in ("C1", "C2", "C3", "C4")}
-    made = {key: tower.contact(account=numbers[key], state="done", outcome="promised") for key in ("C1", "C2", "C3")}
-    tower.contact(account=numbers["C4"], state="snoozed", until=tower.until(2026, 12, 24))
-    tower.pull()
-    tower.tenant.now += DAY
-    tower.contact(made["C2"], state="open")
-    del tower.tenant.others[tower.contacts].records[made["C3"]]
-    tower.pull()
-    ingested(tower)
+    numbers = {key: one.account(key=key, owner="li") for key in ("C1", "C2", "C3", "C4")}
+    made = {key: one.contact(account=numbers[key], state="done", outcome="promised") for key in ("C1", "C2", "C3")}
+    one.contact(account=numbers["C4"], state="snoozed", until=one.until(2026, 12, 24))
+    one.pull()
+    one.tenant.now += DAY
+    one.contact(made["C2"], state="open")
+    del one.tenant.others[one.contacts].records[made["C3"]]
+    one.pull()
+    ingested(one)
     assert worklist.owners("2026-12-01") == dict.fromkeys(numbers, "li")
     lines = contacts.with_crm(contacts.read_contacts(worklist.read_lines(Path("none.csv"))), worklist.crm_contacts())
     who = np.array(sorted(numbers), dtype=object)

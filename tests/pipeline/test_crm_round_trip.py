@@ -102,8 +102,12 @@ def test_what_a_crm_holds_is_scored_and_comes_back_to_it(tmp_path, monkeypatch):
     ours = {table: block for table, block in shipped["crm"]["tables"].items() if table in ("customers", "standings")}
     mapping = shipped["simulated"] | {"name": "maker", "tables": shipped["simulated"]["tables"] | ours}
     (folder / "data/sources/maker.yaml").write_text(yaml.safe_dump(mapping, sort_keys=False))
-    workspace.set_params({"source": "maker", "tune": {"trials": 4}, "train": {"seeds": 1},
-                          "sources": {"maker": {"train": {"until": "2026-01-01"}, "observe": {"left_early": "good"}}}})  # fmt: skip
+    small = {
+        "tune": {"trials": 3}, "train": {"seeds": 1}, "featurise": {"windows_months": [3, 12]},
+        "explain": {"tried_customers": 20, "refits": 1}, "promote": {"reference_rows": 200},
+    }  # fmt: skip
+    own = {"train": {"until": "2026-01-01"}, "observe": {"left_early": "good"}}
+    workspace.set_params(small | {"source": "maker", "sources": {"maker": own}})
     monkeypatch.chdir(folder)
     clock = SimpleNamespace(time=lambda: 0)
     monkeypatch.setattr(pull, "time", clock)
@@ -119,7 +123,7 @@ def test_what_a_crm_holds_is_scored_and_comes_back_to_it(tmp_path, monkeypatch):
                 source = "maker" if tower.system == "zoho" else "other"
                 assert tower.pull(source=source) == 0
         same_deliveries(folder, numbers)
-        done = workspace.pipeline("run")
+        done = workspace.pipeline("run", timeout=3000)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         table = pd.read_parquet("data/publish/current/scored_customers.parquet").set_index("customer_id")
         standing_is_that_of_the_crm(known["standings"], table)
