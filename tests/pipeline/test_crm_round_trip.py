@@ -104,7 +104,7 @@ def test_what_a_crm_holds_is_scored_and_comes_back_to_it(tmp_path, monkeypatch):
     (folder / "data/sources/maker.yaml").write_text(yaml.safe_dump(mapping, sort_keys=False))
     small = {
         "tune": {"trials": 3}, "train": {"seeds": 1}, "featurise": {"windows_months": [3, 12]},
-        "explain": {"tried_customers": 20, "refits": 1}, "promote": {"reference_rows": 200},
+        "explain": {"tried_customers": 20, "refits": 2}, "promote": {"reference_rows": 200},
     }  # fmt: skip
     own = {"train": {"until": "2026-01-01"}, "observe": {"left_early": "good"}}
     workspace.set_params(small | {"source": "maker", "sources": {"maker": own}})
