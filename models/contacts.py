@@ -67,6 +67,29 @@ def read_contacts(table: pd.DataFrame) -> pd.DataFrame:
     return dated.sort_values(["customer_id", "on"], ignore_index=True)
 
 
+def with_crm(lines: pd.DataFrame, crm: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines with those that a CRM's contacts stand for, by customer and day.
+
+    lines: of `read_contacts`; on the same day they hold. crm: customer_id, on (date), state, outcome (null: other) and
+    snoozed_days of the newest version of each contact: one that is open, deleted or of no known state is no line, so
+    that what it said before is taken back. Of several on one day who was reached counts, then who was put off.
+    """
+    said = crm[crm["state"].isin(("done", "snoozed"))].copy()
+    done = said["state"] == "done"
+    on = pd.to_datetime(said["on"]).astype("datetime64[s]")
+    days = pd.to_timedelta(said["snoozed_days"].astype(float), unit="D")
+    said = said.assign(
+        on=on, until=(on + days).where(~done).astype("datetime64[s]"), author="crm", reason="crm",
+        outcome=said["outcome"].where(said["outcome"].isin(OUTCOMES), "other").where(done, None),
+    )  # fmt: skip
+    said = said[done | said["until"].notna()]
+    place = np.select([said["outcome"].eq(NOT_REACHED), said["state"].eq("snoozed")], [2, 1], 0)
+    said = said.assign(place=place).sort_values(["customer_id", "on", "place", "outcome", "until"])
+    every = pd.concat([lines, said[list(COLUMNS)]], ignore_index=True) if len(said) else lines
+    every = every.drop_duplicates(["customer_id", "on"], keep="first")
+    return every.sort_values(["customer_id", "on"], ignore_index=True)
+
+
 def standing(
     contacts: pd.DataFrame, customers: npt.NDArray[np.object_], as_of: dt.date, cool_down_days: int
 ) -> Standing:

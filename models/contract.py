@@ -1,4 +1,4 @@
-"""The scored table against its contract file: types, nulls, enumerations, ranges, order and the rules between columns.
+"""A published table (scored customers, worklist) against its contract file: types, nulls, ranges, order and rules.
 
 The contract is plain JSON, so that a reader in any language can check the same things. `decide` checks what it writes,
 `publish` checks the very bytes that it publishes, and both call `check_table`.
@@ -235,11 +235,25 @@ def _broken_reasons(t: Columns) -> pd.Series:
     return broken
 
 
+def _broken_week(t: Columns) -> pd.Series:
+    is_open = t["state"] == "open"
+    listed = is_open | (t["state"] == "waiting")
+    return (t["rank"].notna() != listed) | (t["week"].notna() != is_open) | (t["due_on"].notna() != is_open)
+
+
+def _broken_rests(t: Columns) -> pd.Series:
+    rests = t["state"].isin(["snoozed", "done"])
+    again, day = (pd.to_datetime(t[name]) for name in ("again_from", "as_of"))
+    return (again.notna() != rests) | (rests & ~(again > day))
+
+
 RULES: Mapping[str, tuple[tuple[str, ...], Broken]] = {
     "interval": (("pd_low", "pd_12m", "pd_high"), _broken_interval),
     "expected_loss": (("pd_12m", "loss_given_default", "exposure", "expected_loss"), _broken_expected_loss),
     "grade_change": (("grade_previous", "grade_change"), _broken_grade_change),
     "limit": (("credit_limit_recommended", "limit_rule"), _broken_limit),
+    "week": (("state", "rank", "week", "due_on"), _broken_week),
+    "rests": (("state", "again_from", "as_of"), _broken_rests),
     "reasons": (
         tuple(f"reason_{k}_{part}" for k in range(1, REASONS + 1) for part in ("code", "points")),
         _broken_reasons,

@@ -151,7 +151,14 @@ def _sync(arguments: argparse.Namespace) -> int:
     return sync.sync(
         arguments.system, path=arguments.mapping, dry_run=arguments.dry_run, create_fields=arguments.create_fields,
         retry_rejected=arguments.retry_rejected, every=arguments.all, sample=arguments.sample,
+        with_tasks=arguments.tasks,
     )  # fmt: skip
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from pipeline.sinks import pull
+
+    return pull.pull(arguments.system, path=arguments.mapping, source=arguments.source, full=arguments.full)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -212,10 +219,16 @@ def parser() -> argparse.ArgumentParser:
     synced.add_argument("--dry-run", action="store_true", help="check fields, count, show some rows; write nothing")
     synced.add_argument("--sample", type=int, default=3, help="rows that --dry-run shows as they are and would be (3)")
     synced.add_argument("--create-fields", action="store_true", help="make missing fields, or say what is to be added")
+    synced.add_argument("--tasks", action="store_true", help="also a task for each open row of the worklist, once each")
     which_rows = synced.add_mutually_exclusive_group()
     which_rows.add_argument("--retry-rejected", action="store_true", help="send only the rows rejected before")
     which_rows.add_argument("--all", action="store_true", help="send unchanged rows too, say after a loss in the CRM")
     synced.add_argument("--mapping", type=Path, help="another mapping than data/crm/<system>.yaml")
+    pulled = add("pull", _pull, "Bring accounts, contacts and standing from a CRM into data/raw as a delivery.")
+    pulled.add_argument("system", choices=("zoho", "fxiaoke"))
+    pulled.add_argument("--source", help="into data/raw/<source> (the one that params.yaml chooses)")
+    pulled.add_argument("--full", action="store_true", help="read every record, not only those modified since")
+    pulled.add_argument("--mapping", type=Path, help="another mapping than data/crm/<system>.yaml")
     champion = add("champion", _champion, "Show the champion or set it by hand.")
     which = champion.add_subparsers(dest="what", required=True, parser_class=_Parser)
     which.add_parser("show", help="the champion and the versions that can replace it")

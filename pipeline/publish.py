@@ -40,12 +40,13 @@ STATEMENT = """\
 --   CREATE VIEW features AS SELECT * FROM 'data/featurise/scoring/features.parquet' WHERE months_back = 0;
 """
 CONTRACT = Path("data/contracts/scored_customers.v1.json")
+LISTED, LIST_CONTRACT = Path("data/worklist/worklist.parquet"), Path("data/contracts/worklist.v1.json")
 PREVIEW = versions.PUBLISH / "preview"
 # What a rebuild needs besides commit, deliveries, scorer and compared version, kept under the same paths in inputs/:
 # evaluate's figures, select's parts and what the model document tells are of a training that is not repeated.
 INPUTS = (
     Path("params.yaml"), Path("dvc.lock"), Path("requirements/run.lock"), Path("data/overrides.csv"), CONTRACT,
-    Path("data/contacts.csv"),
+    LIST_CONTRACT, Path("data/contacts.csv"),
     Path("data/ingest/ledger.json"), Path("data/promote/verdict.json"), Path("data/evaluate"), Path("data/select"),
     Path("data/promote/changes.json"), Path("data/train/summary.json"), Path("data/tune/summary.json"),
     Path("data/tune/parameters.json"), Path("data/calibrate/summary.json"),
@@ -185,7 +186,7 @@ def write() -> Written:
         "table": sha256(TABLE),
         "report": sha256(Path("data/report/index.html")),
         "document": sha256(Path("data/report/document.html")),
-        "worklist": sha256(Path("data/worklist/worklist.parquet")),
+        "worklist": sha256(LISTED),
         "compared_with": compared["run_id"] if compared else None,
         "contract": sha256(CONTRACT),
     }
@@ -194,7 +195,7 @@ def write() -> Written:
     if compared is not None:
         before = pq.read_table(versions.VERSIONS / compared["run_id"] / "scored_customers.parquet")
     published = run(table, before, run_id=run_id)
-    problems = _audit(published, contract, checks)
+    problems = _audit(published, contract, checks) + check_table(pq.read_table(LISTED), read_json(LIST_CONTRACT))
     if problems:
         raise GateRefused(problems)
 
@@ -214,7 +215,8 @@ def write() -> Written:
         pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
         for path in (Path("data/report"), Path("data/worklist"), SCORER):
             _copy(path, scratch)
-        for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT):
+        for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT,
+                     LIST_CONTRACT):  # fmt: skip
             _copy(path, scratch)
         for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), *map(Path, decided["policy_files"])):
             _copy(path, scratch / "inputs" / path.parent)

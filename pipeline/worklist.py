@@ -2,7 +2,8 @@
 
 Writes worklist.parquet, .csv and .xlsx (the same rows, no formula in any), worklist.ics (what is due in the weeks that
 the list covers), calendar.parquet (every customer's next regular review), and whether such lists would have reached
-those who defaulted. What people did stands in data/contacts.csv, which no stage writes. Nothing is ever sent.
+those who defaulted. What people did stands in data/contacts.csv, which no stage writes, and in the contacts that
+`pull` brings from a CRM. Nothing is ever sent.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ SCHEMA = pa.schema(
         ("ask_codes", pa.string()), ("ask", pa.string()), ("offer", pa.string()),
         ("credit_limit", MONEY), ("credit_limit_recommended", MONEY), ("payment_term_days", pa.int32()),
         ("overdue_amount", MONEY), ("accounts_period_end", pa.date32()), ("last_event_on", pa.date32()),
+        ("last_contact_on", pa.date32()),
     ]
 )  # fmt: skip
 
@@ -71,6 +73,20 @@ def read_lines(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, UnicodeDecodeError, pd.errors.EmptyDataError) as error:
         must = f"CSV in UTF-8 with {len(contacts.COLUMNS)} columns"
         raise ConfigurationRefused(Problem(str(path), must, type(error).__name__, "Mend the file.")) from None
+
+
+def crm_contacts() -> pd.DataFrame:
+    """Return the newest version of each contact that came from a CRM (see `contacts.with_crm`); empty without any."""
+    needed = {"contact_id", "version", "state", "outcome", "snoozed_days"}
+    described = read_json(Path("data/ingest/tables.json")).get("contacts") or {}
+    if not needed <= {*described.get("columns", {})}:
+        return pd.DataFrame(columns=["customer_id", "on", "state", "outcome", "snoozed_days"])
+    with duckdb.connect(config={"threads": 2}) as connection:
+        return connection.execute(
+            'select customer_id, event_on as "on", state, outcome, snoozed_days from '
+            f"read_parquet('{TABLES}/contacts/*/part.parquet', hive_partitioning = false) "
+            "qualify row_number() over (partition by contact_id order by known_on desc, version desc) = 1 order by all"
+        ).df()
 
 
 def owners(as_of: str) -> dict[str, str]:
@@ -188,7 +204,10 @@ def run(
     ask_codes, ask = worklist.asked(lacks, day, rules, tongue)
     offer = worklist.offered(rows["action"], rows["credit_limit_recommended"], rows["payment_term_days"], tongue)
     rows = rows.drop(columns=["kind", "customer_id"])
-    made = pd.concat([chosen, rows], axis=1).assign(as_of=day, why=why, ask_codes=ask_codes, ask=ask, offer=offer)
+    last = standing.last_done[chosen["row"]].astype("M8[s]")
+    made = pd.concat([chosen, rows], axis=1).assign(
+        as_of=day, why=why, ask_codes=ask_codes, ask=ask, offer=offer, last_contact_on=last
+    )
     review = worklist.next_reviews(who, np.full(len(who), day), months, standing.last_done)
     calendar = pd.DataFrame({"customer_id": who, "owner": known.owner, "grade": table["grade"], "months": months})
     return made[SCHEMA.names], calendar.assign(review_on=review)
@@ -232,7 +251,7 @@ def main() -> None:
     params, tongue = Params.load(), language()
     as_of, decided = read_json(AS_OF)["as_of"], read_json(DECIDED / "summary.json")
     policy = Policy.model_validate(decided["policy_numbers"])
-    lines = contacts.read_contacts(read_lines(CONTACTS))
+    lines = contacts.with_crm(contacts.read_contacts(read_lines(CONTACTS)), crm_contacts())
     table = pq.read_table(DECIDED / "table.parquet", columns=list(COPIED)).to_pandas()
     raised = pq.read_table(DECIDED / "alerts.parquet").to_pandas()
     of = owners(as_of)

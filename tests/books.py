@@ -26,12 +26,16 @@ def execute(name: str, folder: Path, scratch: Path, **environment: str) -> str:
     return _run([WHOLE, str(ROOT / "notebooks" / name), str(folder)], folder, scratch, environment)
 
 
-def execute_without(name: str, tag: str, folder: Path, scratch: Path, **environment: str) -> str:
-    """Run the code cells that do not carry a tag as one script, without a kernel; return what they print."""
+def execute_without(name: str, tag: str, folder: Path, scratch: Path, show: str = "", **environment: str) -> str:
+    """Run the code cells that do not carry a tag as one script, without a kernel; return what they print.
+
+    show: a name whose value is printed at the end.
+    """
     cells = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells
             if cell["cell_type"] == "code" and tag not in cell["metadata"].get("tags", ())]  # fmt: skip
     assert len(code) > 2
+    code += [f"print({show})"] if show else []
     return _run(["\n".join(code)], folder, scratch, environment | {"MPLBACKEND": "Agg"})
 
 

@@ -6,6 +6,7 @@ A fault is a word: late, cut (half of the answer, then the line is cut), 429, 50
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 import threading
@@ -18,6 +19,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 LATE = 0.6  # seconds; tests wait less
+
+
+def written(ms: int) -> str:
+    """A point in time as Zoho writes it, at the offset of the organisation."""
+    zone = dt.timezone(dt.timedelta(hours=8))
+    return dt.datetime.fromtimestamp(ms / 1000, zone).isoformat(timespec="seconds")
 
 
 def calm(number: int, path: str) -> str | None:
@@ -39,6 +46,8 @@ class Tenant:
         self.spent = 0
         self.fired = 0  # writes that let workflows of the tenant fire
         self.writes: dict[str, int] = {}  # record -> how often it was written
+        self.others: dict[str, Tenant] = {}  # further objects by name, each with fields and records of its own
+        self.now = 1_793_700_000_000  # when what is written now is modified: 2026-11-03 18:00 in Shanghai
         self.url = ""
 
     def token(self) -> str:
@@ -65,7 +74,8 @@ class ZohoTenant(Tenant):
         self.locked: set[str] = set()
         self.flat: set[str] = set()  # keys that make a whole answer one flat error
         self.no_room: set[str] = set()
-        self.rename = self.reversed = False
+        self.rename = self.reversed = self.expired = False
+        self.page_size = 200
         self.index: dict[str, list[str]] = {}
 
     def field(self, name: str, kind: str, **more) -> None:
@@ -100,17 +110,66 @@ class ZohoTenant(Tenant):
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind != "Zoho-oauthtoken" or not self.alive(token):
             return 401, {"code": "INVALID_TOKEN", "details": {}, "message": "invalid oauth token", "status": "error"}
+        query = dict(urllib.parse.parse_qsl(parts.query))
         cost = (len(body.get("data", ())) + 9) // 10 if parts.path.endswith("/upsert") else 1
         if self.quota is not None and self.spent + cost > self.quota:
             return 429, {"code": "TOO_MANY_REQUESTS", "details": {}, "message": "", "status": "error"}
         self.spent += cost
         if parts.path == "/crm/v8/settings/fields":
-            return self._describe() if method == "GET" else self._make(body)
+            module = self._module(query["module"])
+            if module is None:
+                return 400, {"code": "INVALID_MODULE", "details": {}, "message": "", "status": "error"}
+            return module._describe() if method == "GET" else module._make(body)
         if parts.path == "/crm/v8/coql":
-            return self._query(body["select_query"])
-        if parts.path == "/crm/v8/Accounts/upsert":
-            return self._upsert(body)
+            named = re.search(r" from (\w+) where ", body["select_query"])
+            return self._module(named[1])._query(body["select_query"])
+        named = re.fullmatch(r"/crm/v8/(\w+)(/upsert)?", parts.path)
+        module = self._module(named[1]) if named else None
+        if module is not None and named[2] and method == "POST":
+            module.now = self.now
+            answer = module._upsert(body)
+            self.fired += module is not self and module.fired
+            return answer
+        if module is not None and not named[2] and method == "GET":
+            return self._list(module, query, headers.get("if-modified-since"))
         return 404, {"code": "INVALID_URL_PATTERN", "details": {}, "message": "", "status": "error"}
+
+    def _module(self, name):
+        return self if name == "Accounts" else self.others.get(name)
+
+    def _list(self, module, query, since):
+        """Records by identifier; a token names the last one listed, so that none is missed or given twice."""
+        names = query["fields"].split(",")
+        assert len(names) <= 50
+        assert int(query["per_page"]) <= 200
+        if any(name not in module.fields and name not in ("id", "Modified_Time") for name in names):
+            return 400, {"code": "INVALID_DATA", "details": {"param_name": "fields"}, "message": "", "status": "error"}
+        token = query.get("page_token")
+        if token is not None and (self.expired or not token.startswith("after:")):
+            self.expired = False
+            return 400, {"code": "EXPIRED_VALUE", "details": {}, "message": "", "status": "error"}
+        rows = sorted(module.records.values(), key=lambda record: int(record["id"]))
+        if since is not None:
+            from_then = dt.datetime.fromisoformat(since)
+            rows = [row for row in rows if dt.datetime.fromisoformat(row["Modified_Time"]) >= from_then]
+            if not rows:
+                return 304, None
+        rows = [row for row in rows if token is None or int(row["id"]) > int(token.removeprefix("after:"))]
+        if not rows:
+            return 204, None
+        size = min(int(query["per_page"]), self.page_size)
+        page, more = rows[:size], len(rows) > size
+        info = {"page": 1, "count": len(page), "more_records": more,
+                "next_page_token": f"after:{page[-1]['id']}" if more else None}  # fmt: skip
+        return 200, {"data": [{name: row.get(name) for name in {*names, "id"}} for row in page], "info": info}
+
+    def add(self, module="Accounts", **values):
+        """Add or change a record as a person would, and return its identifier."""
+        of = self._module(module)
+        number = values.pop("id", None) or str(5000 + len(of.records))
+        of.records[number] = of.records.get(number, {"id": number}) | values
+        of.records[number]["Modified_Time"] = written(self.now)
+        return number
 
     def _describe(self):
         described = []
@@ -136,7 +195,7 @@ class ZohoTenant(Tenant):
         return 201 if all(each["code"] == "SUCCESS" for each in results) else 207, {"fields": results}
 
     def _query(self, query):
-        found = re.fullmatch(r"select (.+) from Accounts where (\w+) in \((.+)\) limit 0, 200", query)
+        found = re.fullmatch(r"select (.+) from \w+ where (\w+) in \((.+)\) limit 0, 200", query)
         assert found, query
         columns, key = found[1].split(", "), found[2]
         if any(name not in self.fields for name in [key, *columns] if name != "id"):
@@ -165,11 +224,11 @@ class ZohoTenant(Tenant):
         if row.get(keys[0]) in self.locked:
             return error("RECORD_LOCKED", keys[0])
         for name, value in row.items():
-            field = self.fields.get(name, {"data_type": "text"} if name == "id" else None)
+            field = self.fields.get(name, {"data_type": "text"} if name in ("id", "$se_module") else None)
             if field is None:
                 return error("INVALID_DATA", name)
             fits = {"text": str, "textarea": str, "picklist": str, "date": str, "double": (int, float), "currency": (int, float), "integer": int,
-                    "boolean": bool}[field["data_type"]]  # fmt: skip
+                    "boolean": bool, "lookup": dict, "ownerlookup": dict, "datetime": str}[field["data_type"]]  # fmt: skip
             if value is not None and (not isinstance(value, fits) or len(str(value)) > field.get("length", 2000)):
                 return error("INVALID_DATA", name)
             if value is not None and field["data_type"] == "picklist" and value not in field["options"]:
@@ -185,7 +244,7 @@ class ZohoTenant(Tenant):
             self.index[""] = [keys[0], str(len(self.records))]
         elif chosen not in self.records:
             return error("INVALID_DATA", "id")
-        self.records[chosen] |= row | {"id": chosen}
+        self.records[chosen] |= row | {"id": chosen, "Modified_Time": written(self.now)}
         self.writes[chosen] = self.writes.get(chosen, 0) + 1
         action = "update" if known else "insert"
         return {"code": "SUCCESS", "duplicate_field": keys[0] if known else None, "action": action,
@@ -197,6 +256,7 @@ class FxiaokeTenant(Tenant):
         super().__init__()
         self.fields: dict[str, dict] = {"name": {"type": "text"}, "_id": {"type": "text"}}
         self.codes: dict[str, int] = {}  # a key's own error
+        self.key = "customer_code__c"
 
     def answer(self, method, path, body, headers):
         parts = urllib.parse.urlsplit(path)
@@ -235,16 +295,36 @@ class FxiaokeTenant(Tenant):
         if self.quota is not None and self.spent > self.quota:
             return code(30002)
         if parts.path == "/cgi/crm/v2/object/describe":
-            wanted = body.get("apiName") or (body.get("data") or {}).get("apiName")
-            return code(0, data={"describe": {"fields": self.fields}}) if wanted == "AccountObj" else code(10006)
-        if parts.path == "/cgi/crm/v2/data/query":
-            return code(0, data=self._query(body["data"]))
-        if parts.path in ("/cgi/crm/v2/data/create", "/cgi/crm/v2/data/update"):
-            return self._write(body, made=parts.path.endswith("create"), code=code)
-        return code(10006)
+            wanted = self._object(body.get("apiName") or (body.get("data") or {}).get("apiName"))
+            return code(0, data={"describe": {"fields": wanted.fields}}) if wanted is not None else code(10006)
+        named = re.fullmatch(r"/cgi/crm/(custom/)?v2/data/(query|create|update)", parts.path)
+        if not named:
+            return code(10006)
+        given = body["data"] if named[2] == "query" else body["data"]["object_data"]
+        of = self._object(given["dataObjectApiName"])
+        if of is None:
+            return code(10006)
+        assert bool(named[1]) == given["dataObjectApiName"].endswith("__c"), (
+            "the path of preset objects for a custom one"
+        )
+        if named[2] == "query":
+            return code(0, data=of._query(body["data"]))
+        of.now = self.now
+        answer = of._write(body, made=named[2] == "create", code=code)
+        self.fired += of is not self and of.fired
+        return answer
+
+    def _object(self, name):
+        return self if name == "AccountObj" else self.others.get(name)
+
+    def add(self, module="AccountObj", **values):
+        """Add or change a record as a person would, and return its identifier."""
+        of = self._object(module)
+        number = values.pop("_id", None) or f"5f3a{len(of.records):08d}"
+        of.records[number] = of.records.get(number, {"_id": number}) | values | {"last_modified_time": self.now}
+        return number
 
     def _query(self, data):
-        assert data["dataObjectApiName"] == "AccountObj"
         query = data["search_query_info"]
         assert query["limit"] <= 100
         rows = sorted(self.records.values(), key=lambda record: record["_id"])
@@ -260,9 +340,9 @@ class FxiaokeTenant(Tenant):
     def _write(self, body, *, made, code):
         self.fired += bool(body.get("triggerWorkFlow", True) or body.get("triggerApprovalFlow", True))
         values = dict(body["data"]["object_data"])
-        assert values.pop("dataObjectApiName") == "AccountObj"
+        values.pop("dataObjectApiName")
         record = self.records.get(values.get("_id"), {})
-        key = values.get("customer_code__c") or record.get("customer_code__c")
+        key = next((each for each in (values.get(self.key), record.get(self.key)) if each), None)
         if key in self.codes:
             return code(self.codes[key])
         for name, value in values.items():
@@ -284,12 +364,14 @@ class FxiaokeTenant(Tenant):
             chosen = values["_id"]
             if chosen not in self.records:
                 return code(30048)
-        self.records[chosen] = self.records.get(chosen, {}) | values | {"_id": chosen}
+        self.records[chosen] = self.records.get(chosen, {}) | values | {"_id": chosen, "last_modified_time": self.now}
         self.writes[chosen] = self.writes.get(chosen, 0) + 1
         return code(0, **({"dataId": chosen} if made else {}))
 
 
 def _keeps(operator: str, values: list, value) -> bool:
+    if operator == "GTE":
+        return value is not None and int(value) >= int(values[0])
     if operator == "GT":
         return value is not None and value > values[0]
     return value in values if operator == "IN" else value == values[0]

@@ -162,7 +162,7 @@ class Caller:
             if found.status_code == 200:
                 raise Lost("an answer that is no JSON") from None
             answer = Answer(found.status_code, None)
-        if 300 <= answer.status < 400 or (answer.status == 404 and answer.body is None):
+        if (300 <= answer.status < 400 and answer.status != 304) or (answer.status == 404 and answer.body is None):
             raise ConfigurationRefused(
                 Problem(
                     urllib.parse.urlsplit(url).hostname or "service", "the address of the interface",

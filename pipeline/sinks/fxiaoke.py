@@ -21,8 +21,8 @@ from features.errors import ConfigurationRefused, Problem, ServiceRefused
 from features.expressions import name as quoted
 from pipeline.params import Part
 from pipeline.sinks import calls
-from pipeline.sinks.interface import Kind, Lost, Outcome, Row, TenantField, Wanted
-from pipeline.sinks.mapping import Mapping, checked
+from pipeline.sinks.interface import Kind, Lost, Outcome, Page, Row, TenantField, Wanted
+from pipeline.sinks.mapping import Mapping, Name, checked
 
 BUSY, PERHAPS = {30004, 14001}, {-1, 50009}  # not now; not now, though it may have been done
 TOKEN = {20016, 20005}
@@ -47,6 +47,7 @@ class Service(Part):
     empty: Literal["null", "text", "leave"] = "null"  # guess: what empties a field: null or ""; leave: not sent
     utc_offset_hours: float = Field(default=8, ge=-12, le=14)  # guess: days are midnights of this offset
     describe: Literal["data", "top"] = "data"  # guess: where `describe` wants the object's name
+    status_field: Name = "life_status"  # guess: the field that is `invalid` where a record was given up
 
 
 class Fxiaoke:
@@ -57,6 +58,7 @@ class Fxiaoke:
     types: ClassVar[dict[str, tuple[str, ...]]] = {
         "text": ("text", "long_text"), "number": ("number", "currency", "percentile"), "integer": ("number",),
         "choice": ("select_one", "text"), "date": ("date", "date_time"), "boolean": ("true_or_false",),
+        "lookup": ("object_reference", "master_detail"),
     }  # fmt: skip
 
     def __init__(self, mapping: Mapping, folder: Path) -> None:
@@ -74,8 +76,7 @@ class Fxiaoke:
         self.quota = calls.Quota("fxiaoke", self.service.calls_a_day)
         self._pace = calls.Pace(self.service.seconds_between_calls)
         self._token = calls.Token(folder / "fxiaoke-token.json", self._fetch)
-        custom = mapping.object.endswith("__c")
-        self._data = f"/cgi/crm/{'custom/' if custom else ''}v2/data"
+        self._data = _data(mapping.object)
 
     def account(self) -> str:
         """Return the address, the application, the object and its key."""
@@ -165,9 +166,23 @@ class Fxiaoke:
 
         return calls.Patience("fxiaoke", self.mapping.retry_seconds).until(ask)
 
-    def fields(self) -> dict[str, TenantField]:
-        """Return the object's fields; what the description leaves out is not known."""
-        name = {"apiName": self.mapping.object}
+    def day(self, value: str) -> str:
+        """Return the day at the tenant's offset of milliseconds since 1970."""
+        offset = round(self.service.utc_offset_hours * 3.6e6)
+        return f"cast(epoch_ms(try_cast({value} as bigint) + {offset}) as date)"
+
+    def moment(self, value: str) -> str:
+        """Return milliseconds since 1970 as they are."""
+        return f"try_cast({value} as bigint)"
+
+    def gone(self, record: str) -> str:
+        """Tell a record that was made invalid, or deleted, and is still listed."""
+        invalid = f"({record} ->> '$.{self.service.status_field}') = 'invalid'"
+        return f"coalesce({invalid} or ({record} ->> '$.is_deleted') = 'true', false)"
+
+    def fields(self, of: str | None = None) -> dict[str, TenantField]:
+        """Return an object's fields; what the description leaves out is not known."""
+        name = {"apiName": of or self.mapping.object}
         body = {"includeDetail": False, "data": name} if self.service.describe == "data" else {**name}
         found = self._call("/cgi/crm/v2/object/describe", body)
         data = found.get("data")
@@ -176,7 +191,12 @@ class Fxiaoke:
         )
         if not isinstance(fields, dict):
             raise ConfigurationRefused(
-                Problem("object", "an object of the tenant", f"code {found['errorCode']}", "Correct its API name.")
+                Problem(
+                    f"object {of or self.mapping.object}",
+                    "an object of the tenant",
+                    f"code {found['errorCode']}",
+                    "Correct its API name.",
+                )
             )
         return {
             name: TenantField(
@@ -216,6 +236,24 @@ class Fxiaoke:
                 return records
             after = [{"field_name": "_id", "field_values": [page[-1]["_id"]], "operator": "GT"}]
 
+    def page(self, of: str, names: Sequence[str], modified: str, since: int | None, after: str | None) -> Page:
+        """Return up to 100 records in order of their identifiers, so that changes meanwhile move none of them."""
+        filters = [] if since is None else [{"field_name": modified, "field_values": [str(since)], "operator": "GTE"}]
+        filters += [] if after is None else [{"field_name": "_id", "field_values": [after], "operator": "GT"}]
+        query = {
+            "limit": 100, "offset": 0, "orders": [{"fieldName": "_id", "isAsc": True}], "filters": filters,
+            "fieldProjection": list(dict.fromkeys(["_id", modified, self.service.status_field, *names])),
+        }  # fmt: skip
+        data = {"dataObjectApiName": of, "find_explicit_total_num": False, "search_query_info": query}
+        found = self._call(f"{_data(of)}/query", {"data": data})
+        if found["errorCode"] != 0 or not isinstance(found.get("data"), dict):
+            raise ConfigurationRefused(
+                Problem(f"fxiaoke: query of {of}", "accepted", f"code {found['errorCode']}", "Check object and fields.")
+            )
+        listed = found["data"].get("dataList") or []
+        records = [(str(record["_id"]), record) for record in listed]
+        return Page(records, records[-1][0] if len(listed) == 100 else None)
+
     def write(self, rows: Sequence[Row]) -> list[Outcome]:
         """Make or change a row's record."""
         return [self._written(row) for row in rows]
@@ -242,6 +280,11 @@ class Fxiaoke:
             return {name: value for name, value in row.values.items() if value is not None}
         empty = None if self.service.empty == "null" else ""
         return {name: empty if value is None else value for name, value in row.values.items()}
+
+
+def _data(of: str) -> str:
+    """Return the path of an object's records: that of preset ones or of the tenant's own."""
+    return f"/cgi/crm/{'custom/' if of.endswith('__c') else ''}v2/data"
 
 
 def _body(answer: calls.Answer) -> dict[str, Any]:

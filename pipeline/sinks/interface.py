@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 if TYPE_CHECKING:
     from pipeline.sinks.calls import Quota
 
-Kind = Literal["text", "number", "integer", "choice", "date", "boolean"]
+Kind = Literal["text", "number", "integer", "choice", "date", "boolean", "lookup"]
 TRIES = 4  # of a row that the service says is held by others, before it goes to the rejected ones
 
 
@@ -78,8 +78,20 @@ class Wanted:
         return ", ".join(part for part in parts if part)
 
 
+@dataclass(frozen=True)
+class Page:
+    """Records as the service gave them, each with its identifier, and where the next ones begin (null: no more)."""
+
+    records: list[tuple[str, dict[str, Any]]]
+    after: str | None
+
+
 class Lost(Exception):
     """The answer to a write was lost: it may have been done."""
+
+
+class CursorGone(Exception):
+    """The place at which reading should go on is no longer known there: it has to begin anew."""
 
 
 class Connector(Protocol):
@@ -96,8 +108,23 @@ class Connector(Protocol):
     def expression(self, kind: Kind, column: str, digits: int) -> str:
         """Return the SQL (DuckDB) of a column as the service takes it in JSON."""
 
-    def fields(self) -> dict[str, TenantField]:
-        """Return the object's fields by their names."""
+    def day(self, value: str) -> str:
+        """Return the SQL of the day of a point in time, given the SQL of its text: null where it is none."""
+
+    def moment(self, value: str) -> str:
+        """Return the SQL of a point in time in milliseconds since 1970, given the SQL of its text."""
+
+    def gone(self, record: str) -> str:
+        """Return the SQL that tells whether a record (JSON) is one that was given up there."""
+
+    def fields(self, of: str | None = None) -> dict[str, TenantField]:
+        """Return the fields of the object, or of another, by their names."""
+
+    def page(self, of: str, names: Sequence[str], modified: str, since: int | None, after: str | None) -> Page:
+        """Return a page of an object's records: all, or those modified since (milliseconds since 1970).
+
+        modified: the field that says when. Raises CursorGone where `after` is no longer known.
+        """
 
     def create_fields(self, wanted: Sequence[Wanted]) -> list[str]:
         """Make fields; return the sentences of what a person must do instead, none where all were made."""

@@ -64,6 +64,12 @@ class Journal:
         """Return key and digest of what stands in the CRM, by key."""
         return self._table("select key, digest from sent where account = ? order by key", ("key", "digest"))
 
+    def record_ids(self) -> pa.Table:
+        """Return key and record_id of the customers of whom the CRM said which record is theirs, by key."""
+        return self._table(
+            "select key, record_id from sent where account = ? and record_id <> '' order by key", ("key", "record_id")
+        )
+
     def rejected(self) -> pa.Table:
         """Return key, digest, code and message of what the CRM did not take, by key."""
         names = ("key", "digest", "code", "message")

@@ -131,4 +131,7 @@ class Outgoing:
         """Yield what was chosen, in order of the key."""
         found = self._engine.execute("select key, digest, payload, made_with from chosen order by place")
         while rows := found.fetchmany(size):
-            yield [Row(key, digest, json.loads(payload), json.loads(made)) for key, digest, payload, made in rows]
+            yield [
+                Row(key, digest, json.loads(payload), json.loads(made) | self.mapping.constants)
+                for key, digest, payload, made in rows
+            ]

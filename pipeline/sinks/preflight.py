@@ -52,4 +52,6 @@ def missing(wanted: dict[str, tuple[Wanted, int]], there: dict[str, TenantField]
 def made(connector: Connector, wanted: dict[str, tuple[Wanted, int]]) -> list[str]:
     """Make what is missing; return the sentences of what a person must do instead."""
     absent = missing(wanted, connector.fields())
-    return connector.create_fields(absent) if absent else []
+    by_hand = [f"to be added by an administrator: {want.described()}" for want in absent if want.kind == "lookup"]
+    ours = [want for want in absent if want.kind != "lookup"]
+    return by_hand + (connector.create_fields(ours) if ours else [])

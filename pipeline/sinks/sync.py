@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from features.errors import BusyRefused, ConfigurationRefused, DataRefused, Problem
 from pipeline import answers, versions
-from pipeline.sinks import preflight
+from pipeline.sinks import preflight, tasks
 from pipeline.sinks.calls import Patience
 from pipeline.sinks.fxiaoke import Fxiaoke
 from pipeline.sinks.interface import TRIES, Connector, Outcome, Row
@@ -28,10 +30,11 @@ from pipeline.stage import progress, say
 
 CONNECTORS = {"zoho": Zoho, "fxiaoke": Fxiaoke}
 STATE = Path(".run") / "crm"
+TWO_RECORDS = "TWO_RECORDS"
 
 
 @contextmanager
-def _alone(system: str) -> Iterator[None]:
+def alone(what: str, system: str) -> Iterator[None]:
     """Hold the system's lock, or refuse (exit code 6)."""
     STATE.parent.mkdir(mode=0o700, exist_ok=True)
     STATE.mkdir(mode=0o700, exist_ok=True)
@@ -40,35 +43,75 @@ def _alone(system: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyRefused(
-                Problem(f"sync {system}", "one at a time", "another that has not ended", "Wait for it.")
+                Problem(what, "one at a time", "another sync or pull that has not ended", "Wait for it.")
             ) from None
         yield
 
 
-def sync(
-    system: str, *, path: Path | None = None, dry_run: bool = False, create_fields: bool = False,
-    retry_rejected: bool = False, every: bool = False, sample: int = 3,
-) -> int:  # fmt: skip
-    """Synchronise; return 0 where all was taken, 2 where the CRM rejected rows (named in the rejected table)."""
+@dataclass(frozen=True)
+class Options:
+    """What was asked of a synchronisation."""
+
+    dry_run: bool = False
+    create_fields: bool = False
+    retry_rejected: bool = False
+    every: bool = False
+    sample: int = 3
+
+
+def sync(system: str, *, path: Path | None = None, with_tasks: bool = False, **options: Any) -> int:
+    """Synchronise; return 0 where all was taken, 2 where the CRM rejected rows (named in the rejected table).
+
+    4 where a customer stands in several records there: its rows are named too, the others are written. with_tasks: also
+    a task for each open row of the worklist, as `tasks:` of the mapping says. options: as `Options`.
+    """
+    asked = Options(**options)
     mapping = load(path or FOLDER / f"{system}.yaml")
+    with_tasks = with_tasks or (mapping.tasks is not None and mapping.tasks.always)
     manifest = versions.current_manifest()
     if manifest is None:
         raise DataRefused(Problem("data/publish/current", "a published table", "none", "Run the pipeline first."))
-    table = versions.CURRENT.resolve() / "scored_customers.parquet"
-    with _alone(system):
+    version = versions.CURRENT.resolve()
+    listed = tasks.listed(system, mapping, version) if with_tasks else None
+    with alone(f"sync {system}", system):
         connector = CONNECTORS[system](mapping, STATE)
-        account = hashlib.sha256(connector.account().encode()).hexdigest()[:16]
-        with Journal(STATE / f"{system}.sqlite", account) as journal:
+        with Journal(STATE / f"{system}.sqlite", _account(connector)) as journal:
             connector.quota.spent, connector.quota.note = journal.spent, journal.spend
-            outgoing = Outgoing(table, mapping, connector)
-            _prepare(system, connector, outgoing, create_fields=create_fields and not dry_run)
-            journal.forget(outgoing.gone(journal.rejected()))
-            counts = outgoing.compare(journal.sent(), journal.rejected(), only_rejected=retry_rejected, every=every)
-            say("sync", f"{system}, published {manifest['run_id']}", **counts)
-            if dry_run:
-                _show(connector, outgoing, mapping, sample)
-                return 0
-            return _send(system, connector, outgoing, journal, counts["to_send"])
+            outgoing = Outgoing(version / "scored_customers.parquet", mapping, connector)
+            say("sync", f"{system}, published {manifest['run_id']}")
+            code = _brought(system, system, connector, outgoing, journal, asked)
+            if listed is None:
+                return code
+            theirs = CONNECTORS[system](listed, STATE)
+            theirs.quota = connector.quota
+            with (
+                Journal(STATE / f"{system}.sqlite", _account(theirs)) as noted,
+                tempfile.TemporaryDirectory(prefix="bellwether-") as scratch,
+            ):
+                rows, without = tasks.table(version, journal.record_ids(), Path(scratch))
+                say("sync", f"{system}, tasks of the worklist", without_record=without)
+                outgoing = Outgoing(rows, listed, theirs)
+                return max(code, _brought(f"{system}-tasks", system, theirs, outgoing, noted, asked))
+
+
+def _account(connector: Connector) -> str:
+    return hashlib.sha256(connector.account().encode()).hexdigest()[:16]
+
+
+def _brought(
+    what: str, system: str, connector: Connector, outgoing: Outgoing, journal: Journal, asked: Options
+) -> int:  # fmt: skip
+    """Compare fields, choose what changed, and send it or show some of it."""
+    _prepare(what, connector, outgoing, create_fields=asked.create_fields and not asked.dry_run)
+    journal.forget(outgoing.gone(journal.rejected()))
+    counts = outgoing.compare(
+        journal.sent(), journal.rejected(), only_rejected=asked.retry_rejected, every=asked.every
+    )  # fmt: skip
+    say("sync", what, **counts)
+    if asked.dry_run:
+        _show(connector, outgoing, outgoing.mapping, asked.sample)
+        return 0
+    return _send(what, system, connector, outgoing, journal, counts["to_send"])
 
 
 def _prepare(system: str, connector: Connector, outgoing: Outgoing, *, create_fields: bool) -> None:
@@ -110,7 +153,7 @@ def _looked_up(
         records = by_key[row.key]
         if len(records) > 1:
             said = f"{len(records)} records have this key: merge them in the CRM, then use --retry-rejected"
-            refused.append((row, Outcome(row.key, "rejected", None, "TWO_RECORDS", said)))
+            refused.append((row, Outcome(row.key, "rejected", None, TWO_RECORDS, said)))
         elif records or create:
             ready.append(row.at(str(records[0]["id"]) if records else None))
         else:
@@ -152,23 +195,30 @@ def _write(
             patience.failed(why)
 
 
-def _send(system: str, connector: Connector, outgoing: Outgoing, journal: Journal, total: int) -> int:
+def _send(
+    what: str, system: str, connector: Connector, outgoing: Outgoing, journal: Journal, total: int
+) -> int:  # fmt: skip
+    file = STATE / f"{what}-rejected.csv"
     totals = Counter[str](created=0, updated=0, rejected=0)
     size = connector.keys_per_find
     try:
         batches = outgoing.batches(size)
-        for batch in progress("sync", batches, -(-total // size), system):
+        for batch in progress("sync", batches, -(-total // size), what):
             _write(connector, batch, journal, totals, outgoing.mapping, system)
     finally:
         held = journal.rejected()
-        answers.write(held.drop_columns(["digest"]), STATE / f"{system}-rejected.csv")
-        (STATE / f"{system}-rejected.csv").chmod(0o600)
-        say("sync", f"{system}, done", **totals)
+        answers.write(held.drop_columns(["digest"]), file)
+        file.chmod(0o600)
+        say("sync", f"{what}, done", **totals)
     if held.num_rows:
         codes = ", ".join(f"{code} {n:,}" for code, n in sorted(Counter(held["code"].to_pylist()).items()))
-        print(f"sync: {held.num_rows:,} rows are rejected ({codes}): {STATE / f'{system}-rejected.csv'} names them; "
+        print(f"sync: {held.num_rows:,} rows are rejected ({codes}): {file} names them; "
               f"mend them in the CRM, then `sync {system} --retry-rejected`")  # fmt: skip
-        return 2
+        double = held["code"].to_pylist().count(TWO_RECORDS)
+        if double:
+            print(f"sync: {double:,} keys stand in several records each: merge these in the CRM, and mark the field as "
+                  "one without duplicates")  # fmt: skip
+        return 4 if double else 2
     return 0
 
 

@@ -6,8 +6,11 @@ the tenant fires. What the vendor's pages leave open is a setting: see `Service`
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import time
+import urllib.parse
+from collections.abc import Mapping as Headers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +21,7 @@ from features.errors import ConfigurationRefused, Problem, ServiceRefused
 from features.expressions import name as quoted
 from pipeline.params import Part
 from pipeline.sinks import calls
-from pipeline.sinks.interface import Kind, Lost, Outcome, Row, TenantField, Wanted
+from pipeline.sinks.interface import CursorGone, Kind, Lost, Outcome, Page, Row, TenantField, Wanted
 from pipeline.sinks.mapping import Mapping, checked
 
 CENTRES = {  # data centre: where tokens come from, where the interface is
@@ -34,6 +37,7 @@ CENTRES = {  # data centre: where tokens come from, where the interface is
 HELD = {"RECORD_LOCKED", "DEPENDENT_SERVICE_ERROR", "INTERNAL_ERROR", "ALREADY_MODIFIED"}  # a row's, that may pass
 OF_THE_ROWS = {"INVALID_DATA", "MANDATORY_NOT_FOUND", "DUPLICATE_DATA", "MULTIPLE_OR_MULTI_ERRORS", "NOT_APPROVED",
                "DEPENDENT_FIELD_MISSING", "DEPENDENT_MISMATCH"}  # fmt: skip
+PLACES = {"EXPIRED_VALUE", "TOKEN_BOUND_DATA_MISMATCH", "INVALID_DATA"}  # of a place in a list that is not known
 TOKEN_CODES = {"INVALID_TOKEN", "AUTHENTICATION_FAILURE"}
 PER_CREATION = 5  # fields
 MADE: dict[Kind, dict[str, Any]] = {
@@ -52,6 +56,7 @@ class Service(Part):
     seconds_between_calls: float = Field(default=0, ge=0)
     trigger: tuple[Literal["workflow", "approval", "blueprint", "pathfinder", "orchestration"], ...] = ()  # none fires
     keys_per_query: int = Field(default=50, ge=1, le=200)  # guess: how many a COQL `in` may hold is not stated
+    modified_since: Literal["header", "none"] = "header"  # guess: how the header writes a time; none: all are read
 
 
 class Zoho:
@@ -61,7 +66,7 @@ class Zoho:
     types: ClassVar[dict[str, tuple[str, ...]]] = {
         "text": ("text", "textarea"), "number": ("double", "decimal", "currency", "percent"),
         "integer": ("integer", "bigint", "double"), "choice": ("picklist", "text"), "date": ("date",),
-        "boolean": ("boolean",),
+        "boolean": ("boolean",), "lookup": ("lookup",),
     }  # fmt: skip
 
     def __init__(self, mapping: Mapping, folder: Path) -> None:
@@ -89,6 +94,8 @@ class Zoho:
             return f"round(cast({value} as double), {digits})"
         if kind == "date":
             return f"strftime(cast({value} as date), '%Y-%m-%d')"
+        if kind == "lookup":
+            return f"json_object('id', {value})"
         return f"cast({value} as {'bigint' if kind == 'integer' else 'boolean' if kind == 'boolean' else 'varchar'})"
 
     def _fetch(self) -> dict[str, Any]:
@@ -118,7 +125,10 @@ class Zoho:
         api = calls.sound_url(str(body.get("api_domain") or self._default), "zoho: api_domain")
         return {"access": body["access_token"], "ends": time.time() + float(body.get("expires_in", 3600)), "api": api}
 
-    def _call(self, method: str, path: str, cost: int, *, writes: bool = False, **body: Any) -> calls.Answer:
+    def _call(
+        self, method: str, path: str, cost: int, *, writes: bool = False, headers: Headers[str, str] | None = None,
+        **body: Any,
+    ) -> calls.Answer:  # fmt: skip
         """Return an answer that is the request's own: not of its token, its pace or a service that is away."""
         renewed = False
 
@@ -127,9 +137,9 @@ class Zoho:
             token = self._token.get()
             self._pace.keep("zoho")
             self.quota.spend(cost)
-            headers = {"Authorization": f"Zoho-oauthtoken {token['access']}"}
+            signed = {**(headers or {}), "Authorization": f"Zoho-oauthtoken {token['access']}"}
             try:
-                answer = self.caller.send(method, (self._api or token["api"]) + path, headers, **body)
+                answer = self.caller.send(method, (self._api or token["api"]) + path, signed, **body)
             except Lost as error:
                 if writes:
                     raise
@@ -156,14 +166,30 @@ class Zoho:
 
         return calls.Patience("zoho", self.mapping.retry_seconds).until(ask)
 
-    def fields(self) -> dict[str, TenantField]:
-        """Return the module's fields."""
-        answer = self._call("GET", f"/crm/v8/settings/fields?module={self.mapping.object}", 1)
+    def day(self, value: str) -> str:
+        """Return the day that a point in time states, at its own offset."""
+        return f"try_cast(left({value}, 10) as date)"
+
+    def moment(self, value: str) -> str:
+        """Return milliseconds since 1970 of a point in time with its offset."""
+        return f"epoch_ms(try_cast({value} as timestamptz))"
+
+    def gone(self, record: str) -> str:
+        """Tell none: what was deleted is not listed."""
+        del record
+        return "false"
+
+    def fields(self, of: str | None = None) -> dict[str, TenantField]:
+        """Return a module's fields."""
+        answer = self._call("GET", f"/crm/v8/settings/fields?module={of or self.mapping.object}", 1)
         found = answer.body.get("fields") if isinstance(answer.body, dict) else None
         if not isinstance(found, list):
             raise ConfigurationRefused(
                 Problem(
-                    "object", "a module of the organisation", f"{_word(_code(answer.body))}", "Correct its API name."
+                    f"object {of or self.mapping.object}",
+                    "a module of the organisation",
+                    _word(_code(answer.body)),
+                    "Correct its API name.",
                 )
             )
         return {each["api_name"]: _field(each) for each in found}
@@ -214,6 +240,32 @@ class Zoho:
             )
         return [{**record, "key": str(record.get(key))} for record in answer.body["data"]]
 
+    def page(self, of: str, names: Sequence[str], modified: str, since: int | None, after: str | None) -> Page:
+        """Return up to 200 records in order of their identifiers; beyond 100,000 the service lists none."""
+        wanted = ",".join(dict.fromkeys(["id", modified, *names]))
+        place = "" if after is None else f"&{after}"
+        path = f"/crm/v8/{of}?fields={wanted}&per_page=200&sort_by=id&sort_order=asc{place}"
+        header = self.service.modified_since == "header" and since is not None
+        headers = {"If-Modified-Since": _written(since)} if header and since is not None else {}
+        answer = self._call("GET", path, 1, headers=headers)
+        if answer.status in (204, 304):
+            return Page([], None)
+        body = answer.body if isinstance(answer.body, dict) else {}
+        info = body.get("info")
+        if answer.status != 200 or not isinstance(body.get("data"), list) or not isinstance(info, dict):
+            if after is not None and _code(body) in PLACES:
+                raise CursorGone
+            raise ConfigurationRefused(
+                Problem(f"zoho: records of {of}", "accepted (at most 50 fields, 100,000 records)", _word(_code(body)),
+                        "Check the object and its fields, or service.modified_since.")
+            )  # fmt: skip
+        records = [(str(record["id"]), record) for record in body["data"]]
+        if not info.get("more_records") or not records:
+            return Page(records, None)
+        token = info.get("next_page_token")
+        number = int(info.get("page", 1)) + 1
+        return Page(records, f"page_token={urllib.parse.quote(token, safe='')}" if token else f"page={number}")
+
     def write(self, rows: Sequence[Row]) -> list[Outcome]:
         """Write up to 100 rows by upsert on our key."""
         unsafe = [row for row in rows if not re.fullmatch(r"[^'\"\\\x00-\x1f]+", row.key)]
@@ -246,6 +298,11 @@ class Zoho:
             return [_outcome(rows[0], answer.body)]
         half = len(rows) // 2  # one error for all of them: which row's it is, halves tell
         return self._upsert(rows[:half]) + self._upsert(rows[half:])
+
+
+def _written(moment: int) -> str:
+    """Return milliseconds since 1970 as the service writes a point in time."""
+    return dt.datetime.fromtimestamp(moment // 1000, dt.UTC).isoformat()
 
 
 def _code(body: Any) -> str:

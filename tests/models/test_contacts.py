@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from features.errors import ConfigurationRefused
-from models.contacts import COLUMNS, read_contacts, standing
+from models.contacts import COLUMNS, read_contacts, standing, with_crm
 
 AS_OF = dt.date(2026, 1, 1)
 
@@ -93,3 +93,39 @@ def test_all_faults_are_named_by_line_and_never_by_customer():
 def test_another_header_is_refused():
     with pytest.raises(ConfigurationRefused, match="Restore the header"):
         read_contacts(lines().drop(columns="until"))
+
+
+def crm(*rows):
+    frame = pd.DataFrame(rows, columns=["customer_id", "on", "state", "outcome", "snoozed_days"])
+    return frame.assign(on=pd.to_datetime(frame["on"]))
+
+
+def test_what_comes_back_from_a_crm_stands_beside_the_lines_of_people():
+    """Open and deleted contacts are no lines; on one day a line of people holds, then who was reached."""
+    ours = read_contacts(lines(done("2025-12-01", "paid"), done("2025-12-20", "refused", "b")))
+    theirs = crm(
+        ("a", "2025-12-10", "done", None, None), ("a", "2025-12-11", "open", None, None),
+        ("a", "2025-12-12", "deleted", None, None), ("a", "2025-12-13", None, None, None),
+        ("b", "2025-12-20", "done", "paid", None), ("b", "2025-12-24", "snoozed", None, 30.0),
+        ("b", "2025-12-26", "done", "not_reached", None), ("b", "2025-12-26", "snoozed", None, 3.0),
+        ("b", "2025-12-28", "snoozed", None, None),
+    )  # fmt: skip
+    both = with_crm(ours, theirs)
+    outcomes = both["outcome"].astype(object).where(both["outcome"].notna(), None)
+    told = [
+        (r.customer_id, str(r.on)[:10], r.state, outcome, str(r.until)[:10])
+        for r, outcome in zip(both.itertuples(), outcomes, strict=True)
+    ]
+    assert told == [
+        ("a", "2025-12-01", "done", "paid", "NaT"), ("a", "2025-12-10", "done", "other", "NaT"),
+        ("b", "2025-12-20", "done", "refused", "NaT"), ("b", "2025-12-24", "snoozed", None, "2026-01-23"),
+        ("b", "2025-12-26", "snoozed", None, "2025-12-29"),
+    ]  # fmt: skip
+    found = standing(both, np.array(["a", "b"], dtype=object), AS_OF, 60)
+    assert list(found.state) == ["done", "open"], "of b the newest line holds, and its day has passed"
+    assert list(map(str, found.again_from)) == ["2026-02-08", "NaT"]
+
+
+def test_without_contacts_of_a_crm_the_lines_are_as_they_were():
+    ours = read_contacts(lines(done("2025-12-01"), snoozed("2025-12-02", "2026-01-05")))
+    pd.testing.assert_frame_equal(with_crm(ours, crm()), ours)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import json
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import openpyxl
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from browsers import chromium
 
 from features.errors import ConfigurationRefused
 from models import contacts, worklist
+from models.contract import TableContract, check_table
 from models.policy import Policy
 from pipeline import desk_files, letter, params
 from pipeline import worklist as stage
@@ -75,6 +79,63 @@ def test_a_row_says_why_what_for_and_by_whom():
     assert row["loss_avoided"] == pytest.approx(27)
     assert "alarm" not in set(found.loc[found["customer_id"] == "b", "kind"])
     assert calendar["months"].tolist() == [1, 12]  # urgent by its action; A1 once a year
+
+
+def listed_in_every_state():
+    lines = [
+        ("b", "2025-12-20", "done", "promised", "lee", "called", ""),
+        ("c", "2025-12-20", "snoozed", "", "lee", "on leave", "2026-02-01"),
+    ]
+    customers = [decided(customer_id=who) for who in "abcd"]
+    few = worklist.Rules(unassigned_capacity=1, weeks=1)
+    raised = [(who, "NEW_ARREARS", "high", "raised", "late") for who in "abcd"]
+    return stage.as_table(made(*customers, lines=lines, rules=few, raised=raised)[0], stage.SCHEMA)
+
+
+def test_the_list_keeps_its_contract_and_each_planted_fault_is_found():
+    """Every state stands on the list; what its contract file says of a column is what the stage writes."""
+    contract = TableContract.from_json((ROOT / "data/contracts/worklist.v1.json").read_bytes())
+    table = listed_in_every_state()
+    assert sorted(table["state"].to_pylist()) == ["done", "open", "snoozed", "waiting"]
+    assert contract.arrow_schema().equals(stage.SCHEMA)
+    assert check_table(table, contract) == []
+    assert check_table(table.slice(0, 0), contract) == []
+    faults = {
+        "state": {"state": ["open", "waiting", "snoozed", "gone"]}, "week": {"week": [1, 1, None, None]},
+        "rests": {"again_from": [None, None, None, dt.date(2026, 2, 18)]}, "ask_codes": {"ask_codes": ["pay"] * 4},
+        "rank": {"rank": [2, 1, None, None]}, "customer_id": {"customer_id": ["a", "a", "b", "c"]},
+        "loss_avoided": {"loss_avoided": [Decimal("-1.00")] * 4},
+    }  # fmt: skip
+    for where, change in faults.items():
+        ((column, values),) = change.items()
+        place = table.column_names.index(column)
+        wrong = table.set_column(place, column, pa.array(values, table.schema.field(column).type))
+        assert [problem.where for problem in check_table(wrong, contract)] == [f"worklist v1: {where}"], where
+
+
+def test_every_column_of_the_page_is_seen_at_1280_pixels(tmp_path):
+    """With texts as long as those of a run; before, the last columns were cut."""
+    frame = listed_in_every_state().to_pandas().astype(object)
+    frame["customer_id"], frame["owner"] = [f"1000000{i}" for i in range(4)], "Li Xiaoming"
+    frame["why"] = "42 days past due, 0 before; PD 12.1% now, 3.4% before; Days past due on statements: 42 (typical: 0)"
+    frame["ask"] = (
+        "payment of the overdue 1,250.00; newer accounts than those to 2023-12-31; proof of income or turnover"
+    )
+    frame["expected_loss"] = Decimal("12345678.90")
+    rows = frame.where(frame.notna(), None).to_dict("records")
+    told = {"by_state": {}, "rules": stage.Params(measured_capacities=(10,)).model_dump(mode="json"),
+            "measured": {"capacities": {}, "dates": 13, "defaulters": 7, "days_before": 60}}  # fmt: skip
+    figures = {"worklist": told, "contacts": {"rows": rows, "owners": []}}
+    run = {"source": "s", "as_of": "2026-01-01", "model_version": "m"}
+    page = tmp_path / "worklist.html"
+    page.write_text(rendered("worklist.html.j2", "en", w=words_in("en"), run=run, f=figures), encoding="utf-8")
+    with chromium() as browser:
+        seen = browser.new_page(viewport={"width": 1280, "height": 900})
+        seen.goto(page.as_uri())
+        cut = seen.evaluate("[...document.querySelectorAll('.wide')].map(w => w.scrollWidth - w.clientWidth)")
+        assert cut
+        assert max(cut) <= 0, cut
+        seen.close()
 
 
 def test_what_people_did_survives_the_run():

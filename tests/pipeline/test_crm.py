@@ -371,12 +371,14 @@ def test_rejected_rows_are_named_left_alone_and_can_be_sent_alone(desk):
     assert desk.rejected() == {}
 
 
-def test_a_key_of_two_records_is_rejected_with_what_to_do(fxiaoke):
+def test_a_key_of_two_records_is_rejected_with_what_to_do(fxiaoke, capsys):
     for number in "ab":
         fxiaoke.tenant.records[number] = {"_id": number, "name": "Acme", "customer_code__c": "C00001"}
     fxiaoke.publish(table(3))
-    assert fxiaoke.sync() == 2
+    assert fxiaoke.sync() == 4
     assert fxiaoke.rejected() == {"C00001": "TWO_RECORDS"}
+    assert len(fxiaoke.tenant.records) == 4, "the others are written"
+    assert "merge these in the CRM" in capsys.readouterr().out
     assert "merge" in (fxiaoke.folder / ".run/crm/fxiaoke-rejected.csv").read_text("utf-8-sig")
 
 
@@ -565,7 +567,7 @@ def test_what_is_wrong_here_is_refused_before_anything_is_sent(desk, monkeypatch
 
 def test_two_at_a_time_is_refused(desk):
     desk.publish(table(1))
-    with sync._alone(desk.system), pytest.raises(BusyRefused):
+    with sync.alone("sync", desk.system), pytest.raises(BusyRefused):
         desk.sync()
 
 
@@ -743,3 +745,45 @@ def test_a_field_that_is_taken_away_during_a_sync_is_named_for_each_row(zoho):
     assert zoho.rejected() == {f"C{i:05d}": "INVALID_DATA" for i in range(3)}
     assert "Risk_PD" in (zoho.folder / ".run/crm/zoho-rejected.csv").read_text("utf-8-sig")
     assert not zoho.tenant.records
+
+
+def spoil(desk: Desk, monkeypatch, how: str) -> None:
+    """What a person may have set up wrongly, or what may have changed since."""
+    first, service = desk.system == "zoho", desk.mapping["service"]
+    key = desk.mapping["key"]["field"]
+    if how == "no credentials":
+        monkeypatch.delenv("BELLWETHER_ZOHO_REFRESH_TOKEN" if first else "BELLWETHER_FXIAOKE_PERMANENT_CODE")
+    elif how == "wrong region":  # what one cloud handed out is unknown in another
+        desk.tenant.dead = True
+        service |= {"data_center": "eu"} if first else {"auth": "bearer"}
+    elif how == "expired secret":
+        desk.tenant.dead = True
+    elif how == "missing field":
+        del desk.tenant.fields["Risk_PD" if first else "risk_pd__c"]
+    elif how == "wrong type":
+        desk.tenant.fields["Risk_PD" if first else "risk_pd__c"] = {"data_type": "text"} if first else {"type": "text"}
+    elif how == "key of two records":
+        for number in ("71", "72"):
+            desk.tenant.records[number] = {("id" if first else "_id"): number, key: "C00001"}
+
+
+WRONG = {  # exit code, what is said, and how many customers are written all the same
+    "no credentials": (4, "Set it", 0), "wrong region": (4, "data_center|service.url", 0),
+    "expired secret": (4, "Make a new refresh token|Correct them", 0), "missing field": (4, "no such field. Add it", 0),
+    "wrong type": (4, "must be of type", 0), "key of two records": (4, "merge these in the CRM", 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_what_is_wrong_ends_with_four_and_a_sentence_and_what_was_written_is_noted(desk, monkeypatch, capsys, how):
+    desk.publish(table(3))
+    spoil(desk, monkeypatch, how)
+    (desk.folder / "m.yaml").write_text(yaml.safe_dump(desk.mapping))
+    code, words, written = WRONG[how]
+    assert main(["sync", desk.system, "--mapping", "m.yaml"]) == code
+    told = capsys.readouterr()
+    assert re.search(words, told.err + told.out), told
+    assert len(desk.tenant.writes) == written
+    if written:
+        assert desk.rejected() == {"C00001": "TWO_RECORDS"}
+        assert not {"71", "72"} & desk.tenant.writes.keys()

@@ -249,6 +249,54 @@ def test_the_guided_tour_shows_features_and_one_customer(world, tmp_path):
     assert row["reason_1_text"] in told
 
 
+def test_the_manufacturer_s_story_is_told_against_the_truth(world, tmp_path):
+    """The figures that the notebook shows, from the files by another way; nothing of the workspace is written."""
+    before = digests(world.folder, "publish", "decide", "simulate")
+    told = execute_without("manufacturer.ipynb", "none", world.folder, tmp_path, "story", PYTHONPATH=str(world.folder))
+    assert digests(world.folder, "publish", "decide", "simulate") == before
+    with duckdb.connect() as connection:
+        firms = connection.execute(
+            f"select count(*), count(*) filter (credit_limit > credit_limit_recommended), "
+            f"coalesce(sum(true_pd * loss_given_default * greatest(credit_limit - credit_limit_recommended, 0)), 0) "
+            f"from '{world.folder / CURRENT}/scored_customers.parquet' t "
+            f"join (select customer_id, kind from '{world.folder}/data/featurise/scoring/position.parquet' "
+            f"where months_back = 0) using (customer_id) join '{world.folder}/data/simulate/truth/truth.parquet' x "
+            "on x.customer_id = t.customer_id and x.as_of = t.as_of where kind = 'company'"
+        ).fetchone()
+    assert f"- {firms[0]} companies on 2026-01-01" in told
+    assert f"- {firms[1]} limits are cut" in told
+    assert f"to {firms[2]:,.0f}, of" in told
+    customers = pq.read_metadata(world.folder / CURRENT / "scored_customers.parquet").num_rows
+    assert f"new {customers:,}, changed 0" in told
+    assert f"unchanged {customers:,}" in told
+
+
+def test_the_bank_s_story_is_told_against_the_truth(world, tmp_path):
+    told = execute_without("bank.ipynb", "none", world.folder, tmp_path, "story", PYTHONPATH=str(world.folder))
+    with duckdb.connect() as connection:
+        late = connection.execute(
+            f"with bad as (select customer_id, min(outcome_known_on) as day from '{world.folder}/data/observe/"
+            "observations.parquet' where outcome = 1 group by 1), first as (select min(as_of) as day from "
+            f"'{world.folder}/data/score/scores.parquet') select count(distinct customer_id) from bad join "
+            f"'{world.folder}/data/score/scores.parquet' s using (customer_id), first "
+            "where bad.day > first.day and bad.day < date '2026-01-01' and s.as_of <= bad.day - interval 60 day"
+        ).fetchone()
+        known = connection.execute(
+            f"select avg((true_pd between pd_low and pd_high)::int) from '{world.folder / CURRENT}/scored_customers.parquet' "
+            f"t join '{world.folder}/data/simulate/truth/truth.parquet' x on x.customer_id = t.customer_id and x.as_of = t.as_of"
+        ).fetchone()
+    assert f"- {late[0]} customers defaulted since" in told
+    assert f"holds the true PD of {known[0]:.0%}" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["manufacturer", "bank"])
+def test_a_story_runs_whole_with_its_pictures(world, tmp_path, name):
+    told = execute(f"{name}.ipynb", world.folder, tmp_path, PYTHONPATH=str(world.folder))
+    assert "## What was seen" in told
+    assert int(told.split()[-1]) >= 7
+
+
 @pytest.mark.slow
 def test_the_guided_tour_runs_whole_and_compares_two_models(world, tmp_path):
     before = digests(world.folder, "train", "select", "publish")
