@@ -125,6 +125,9 @@ class Matrix:
         self.lender = self._lender(rows, self.declared, few.standing if few else None)
         if applicants is not None:
             self.lender = self._of_applicants(held, applicants)
+        if few is not None:  # their own numbers are worked out here, to be set against those of others
+            asked = self.asked(scoring)
+            self.engine.keep("observed", asked.select("as_of", *PARTS, customer_id=asked.asked_for))
         self.subjects, self.skipped = self._declare()
         declared = [feature for subject in self.subjects for feature in subject.features]
         given = [feature.name for feature in declared]

@@ -71,9 +71,7 @@ class Declared:
         )  # fmt: skip
 
 
-def declare(
-    engine: Engine, rows: Mapping[str, ibis.Table], description: Mapping[str, Any], edge: dt.date
-) -> Declared:
+def declare(engine: Engine, rows: Mapping[str, ibis.Table], description: Mapping[str, Any], edge: dt.date) -> Declared:
     """Find what prepared tables give, as known on `edge`. description: tables.json of ingest."""
     filled, numeric, categorical = {}, {}, {}
     for name, table in rows.items():

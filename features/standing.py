@@ -21,10 +21,9 @@ from features import peers
 from features.aggregates import mean
 from features.definition import Lender, Standing
 
-LEVELS = pa.schema([(name, pa.string()) for name in ("dimension", "kind", "group", "measure")] + [("level", pa.float64())])
-SEGMENTS = pa.schema(
-    [(name, pa.string()) for name in ("measure", "kind", "group")] + [("start", pa.int64()), ("stop", pa.int64())]
-)
+TEXT, NUMBER, PLACE = pa.string(), pa.float64(), pa.int64()
+LEVELS = pa.schema({"dimension": TEXT, "kind": TEXT, "group": TEXT, "measure": TEXT, "level": NUMBER})
+SEGMENTS = pa.schema({"measure": TEXT, "kind": TEXT, "group": TEXT, "start": PLACE, "stop": PLACE})
 Group = tuple[str, str | None, str | None]  # measure, kind, value of the first dimension; None: of all customers
 
 
@@ -46,11 +45,13 @@ class Stood:
         by_group = {
             (row["dimension"], row["kind"], row["group"], row["measure"]): row["level"] for row in levels.to_pylist()
         }
-        spans = {(row["measure"], row["kind"], row["group"]): (row["start"], row["stop"]) for row in segments.to_pylist()}
+        spans = {
+            (row["measure"], row["kind"], row["group"]): (row["start"], row["stop"]) for row in segments.to_pylist()
+        }
         return cls(by_group, spans, values)
 
     def rank(self, group: Group, asked: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the share of a group's members below each number, those with the same counted half; NaN without any."""
+        """Return the share of a group's members below each number, the same counted half; NaN without any."""
         start, stop = self.segments.get(group, (0, 0))
         if stop == start:
             return np.full(len(asked), np.nan)
@@ -114,7 +115,7 @@ def among(connection: Any, month: Callable[[dt.date], Stood]) -> Standing:
             **{f"rank_{name}": np.full(len(frame), np.nan) for name in ("month", *dimensions[:1])},
         }
         value = frame["value"].to_numpy(dtype=float)
-        frame = frame.astype({name: object for name in ("kind", *dimensions)}).where(frame.notna(), None)
+        frame = frame.astype(dict.fromkeys(("kind", *dimensions), object)).where(frame.notna(), None)
         for when, part in frame.groupby("month"):
             stood = month(when.date() if hasattr(when, "date") else when)
             for measure, here in part.groupby("measure"):

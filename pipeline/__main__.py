@@ -154,6 +154,16 @@ def _sync(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
 
 
+def _watch(arguments: argparse.Namespace) -> int:
+    from pipeline import watch
+
+    asked = watch.Asked(
+        arguments.inbox, arguments.settle, arguments.patience, arguments.every, tuple(dict.fromkeys(arguments.sync)),
+        arguments.log, arguments.webhook_strict,
+    )  # fmt: skip
+    return watch.once(asked) if arguments.once else watch.watch(asked)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = _Parser(prog="python -m pipeline", description="Bellwether's commands.")
@@ -167,7 +177,14 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", _run, "Run the pipeline, publish, and say in the exit code what happened.")
     run.add_argument("--as-of", type=_day, help="write this as_of (YYYY-MM-DD or latest) into params.yaml first")
     again = add("retrain", _retrain, "Move train.until to the newest mature outcomes in params.yaml, then run.")
-    for job in (run, again):
+    watched = add("watch", _watch, "Take deliveries from an inbox as they arrive, and publish whom they touch anew.")
+    watched.add_argument("inbox", type=Path, help="a folder: each file or folder in it is a delivery of the source")
+    watched.add_argument("--once", action="store_true", help="take what lies there now, and end")
+    watched.add_argument("--settle", type=float, default=2.0, help="seconds without a change before one is taken (2)")
+    watched.add_argument("--patience", type=float, default=600.0, help="before a torn one is refused (600)")
+    watched.add_argument("--every", type=float, default=2.0, help="seconds between looks (2)")
+    watched.add_argument("--sync", action="append", default=[], choices=("zoho", "fxiaoke"), help="then sync this CRM")
+    for job in (run, again, watched):
         job.add_argument("--log", choices=("text", "json"), help="json: one object a line (or BELLWETHER_LOG=json)")
         job.add_argument(
             "--webhook-strict", action="store_true", help="end with 8 where BELLWETHER_WEBHOOK could not be told"

@@ -130,7 +130,7 @@ def _write_statement(folder: Path) -> None:
     (folder / "model.sql").write_text(STATEMENT + statement, encoding="utf-8")
 
 
-def _copy(path: Path, folder: Path) -> None:
+def copy_into(path: Path, folder: Path) -> None:
     """Copy a file or folder into `folder` where it exists."""
     if path.is_dir():
         shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns(".gitignore"))
@@ -139,7 +139,7 @@ def _copy(path: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def _digest(facts: dict[str, Any]) -> str:
+def content_id(facts: dict[str, Any]) -> str:
     """Return a short content hash of plain facts."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -193,7 +193,7 @@ def write() -> Written:
         "compared_with": compared["run_id"] if compared else None,
         "contract": sha256(CONTRACT),
     }
-    run_id = _digest(facts)
+    run_id = content_id(facts)
     before = None
     if compared is not None:
         before = pq.read_table(versions.VERSIONS / compared["run_id"] / "scored_customers.parquet")
@@ -217,11 +217,11 @@ def write() -> Written:
         moved = changes.between(before, published)
         pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
         for path in (Path("data/report"), Path("data/worklist"), SCORER):
-            _copy(path, scratch)
+            copy_into(path, scratch)
         for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT):
-            _copy(path, scratch)
+            copy_into(path, scratch)
         for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), *map(Path, decided["policy_files"])):
-            _copy(path, scratch / "inputs" / path.parent)
+            copy_into(path, scratch / "inputs" / path.parent)
         versions.write_manifest(
             scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),
             uncommitted=tracking.uncommitted_code(), horizon_months=decided["horizon_months"], experiment=experiment,

@@ -297,7 +297,7 @@ def _ensure_repository() -> None:
         )
 
 
-def _tell(command: str, log: str | None, action: Callable[[Logbook], int], *, strict: bool) -> int:
+def tell(command: str, log: str | None, action: Callable[[Logbook], int], *, strict: bool) -> int:
     """Own the workspace, act, and tell how it ended: a line, or JSON lines, and whom the environment names.
 
     strict: a webhook that could not be told ends an otherwise good run with exit code 8. One refused because another
@@ -347,7 +347,7 @@ def run(*, as_of: str | None = None, log: str | None = None, strict: bool = Fals
         preflight()
         return _reproduce(book)
 
-    return _tell("run", log, act, strict=strict)
+    return tell("run", log, act, strict=strict)
 
 
 def _reproduce(book: Logbook) -> int:
@@ -404,4 +404,4 @@ def retrain(*, log: str | None = None, strict: bool = False) -> int:
         )
         return _reproduce(book)
 
-    return _tell("retrain", log, act, strict=strict)
+    return tell("retrain", log, act, strict=strict)
