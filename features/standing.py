@@ -81,7 +81,7 @@ def month_of(connection: Any, lender: Lender, asked: ibis.Table) -> tuple[pa.Tab
         levels.append(connection.to_pyarrow(kept.select(*LEVELS.names)).cast(LEVELS))
     spans, parts, start = [], [], 0
     for by in ((), dimensions[:1]) if dimensions else ((),):
-        rows = lines.filter(*(lines[name].notnull() for name in (*by, *(("kind",) if by else ()))))
+        rows = lines.filter(lines.kind.notnull(), lines[by[0]].notnull()) if by else lines
         rows = rows.select(
             "measure", "value", kind=rows.kind if by else ibis.null("string"),
             group=rows[by[0]] if by else ibis.null("string"),

@@ -35,6 +35,7 @@ from pipeline.touched import Dates, to_table
 TABLE, MARKS = "scored_customers.parquet", "watched.parquet"
 WRITTEN = (TABLE, "scored_customers.csv", "bellwether.duckdb", "changes.parquet", "alerts.parquet", "overrides.parquet",
            MARKS, "manifest.json")  # fmt: skip
+CARRIED = ("report", "document", "worklist", "contract", "model_version")  # of a manifest's facts
 BATCH = 65_536
 MEMORY = "512MiB"  # of DuckDB, while it writes its file
 
@@ -106,7 +107,7 @@ def rows_of(table: Path, customers: Sequence[str], columns: Sequence[str] | None
 
 
 def compared_with(base: Published, as_of: dt.date) -> str | None:
-    """Return the run_id of the newest publication of a run with an earlier as_of: the base, or what that was compared with.
+    """Return the run_id of a run's newest publication of an earlier as_of: the base, or what it was compared with.
 
     Publications of `watch` between them do not count: what is said of a delivery does not hang on those before it.
     """
@@ -157,7 +158,7 @@ def write(amendment: Amendment, current: Published) -> tuple[Path, str, dict[str
     """
     base = Published.of(current.base) if current.base != current.manifest["run_id"] else current
     facts = {
-        **{name: current.manifest.get(name) for name in ("report", "document", "worklist", "contract", "model_version")},
+        **{name: current.manifest.get(name) for name in CARRIED},
         "source": amendment.source, "as_of": amendment.as_of.isoformat(), "data_version": amendment.data_version,
         "table": _content(amendment.decided.table), "compared_with": compared_with(base, amendment.as_of),
         "watch": {"base": current.base, "deliveries": amendment.deliveries, "others": amendment.others,
@@ -245,7 +246,7 @@ def _evened(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _beside(current: Published, base: Published, amendment: Amendment, rows: pa.Table, scratch: Path) -> dict[str, int]:
-    """Write alerts, overrides, changes and marks; return how many customers moved against the version before, and alerts."""
+    """Write alerts, overrides, changes and marks; return how many moved since the version before, and how."""
     gone = pa.array(amendment.customers, pa.string())
     for name, new in (("alerts", amendment.decided.alerts), ("overrides", amendment.decided.people)):
         old = pq.read_table(current.folder / f"{name}.parquet")

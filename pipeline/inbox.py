@@ -46,10 +46,8 @@ def check(inbox: Path, source: str) -> None:
         raise ConfigurationRefused(Problem(str(inbox), "a folder in which deliveries arrive", "none", "Make it."))
     home = (RAW / source).resolve()
     if inbox.resolve() == home or home in inbox.resolve().parents or inbox.resolve() in home.parents:
-        raise ConfigurationRefused(
-            Problem(str(inbox), f"a folder outside {RAW / source}, into which deliveries are moved", "the same or within",
-                    "Name another.")
-        )  # fmt: skip
+        must = f"a folder outside {RAW / source}, into which deliveries are moved"
+        raise ConfigurationRefused(Problem(str(inbox), must, "the same or within", "Name another."))  # fmt: skip
 
 
 def arrivals(inbox: Path) -> list[Arrival]:

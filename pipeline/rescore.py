@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -170,7 +169,8 @@ def _decided(
     numbers = read_policy(Path(Lending.load().policy), as_of)
     numbers.check_scale(scale)
     given = decide.Given(
-        numbers, scale, read_overrides(decide.read_lines(decide.OVERRIDES), as_of), read_json(decide.AS_OF).get("currency"),
+        numbers, scale, read_overrides(decide.read_lines(decide.OVERRIDES), as_of),
+        read_json(decide.AS_OF).get("currency"),
         parameters.language(), str(json.loads(files["manifest.json"])["model_version"]), data_version,
     )  # fmt: skip
     contract = TableContract.from_json(decide.CONTRACT.read_bytes())

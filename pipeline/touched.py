@@ -23,8 +23,8 @@ from features.expressions import name as quoted
 from features.expressions import quote
 from features.mapping import Block
 from features.mapping import Mapping as SourceMapping
-from features.reconcile import KEPT, staged
-from features.tables import describe_tables
+from features.reconcile import KEPT, hashes, staged
+from features.tables import contract_of, describe_tables
 from pipeline import histories, ingest, tombstones
 from pipeline.fingerprint import sha256
 from pipeline.manifests import check_contents, check_files
@@ -159,18 +159,39 @@ class Tables:
         stones = tombstones.load()
         return {customer: day for customer, day in rows if stones is None or not stones.knows(customer)}
 
-    def rows_of(self, customers: Iterable[str], out: Path) -> None:
-        """Lay all rows of some customers into `out`, in the layout of data/ingest.
+    def lay(self, due: Mapping[str, dt.date], out: Path) -> dict[str, dt.date]:
+        """Lay all rows of the customers into `out`, in the layout of data/ingest; return who they are, with dates.
 
-        Credits come in every version of which one is theirs; rows about nobody in particular come whole.
+        Where a row was restated in the name of another customer, both are touched by it: the other is among those
+        returned, both are due at the later of their dates, and he is looked up in the same way.
+        """
+        due = dict(sorted(due.items()))
+        while True:
+            shutil.rmtree(out / "tables", ignore_errors=True)
+            changed = False
+            for one, other in self.rows_of(due, out):
+                day = max(due.get(one, dt.date.min), due.get(other, dt.date.min))
+                for each in (one, other):
+                    changed |= due.get(each) != day
+                    due[each] = day
+            if not changed:
+                return dict(sorted(due.items()))
+
+    def rows_of(self, customers: Iterable[str], out: Path) -> list[tuple[str, str]]:
+        """Lay all rows of some customers into `out`; return the pairs of customers who share a row's key.
+
+        Credits come in every version of which one is theirs; rows about nobody in particular come whole. Versions of
+        their rows that name others come too: a row that is another's by now is not theirs any more.
         """
         with self._engine() as run:
             run("CREATE TEMP TABLE customer AS SELECT CAST(unnest(?) AS VARCHAR) AS id", [sorted(customers)])
             run("CREATE TEMP TABLE credit (id VARCHAR)")
+            run("CREATE TEMP TABLE pair (one VARCHAR, other VARCHAR)")
             if "credits" in self.scans:
-                own = f"SELECT DISTINCT credit_id FROM {self.scans['credits']} WHERE customer_id IN (FROM customer)"
+                source = self.scans["credits"]
+                own = f"SELECT DISTINCT credit_id FROM {source} WHERE customer_id IN (FROM customer)"
                 run(f"INSERT INTO credit {own}")
-            for name, source in self.scans.items():
+            for name, scan in self.scans.items():
                 columns, which = self.described[name]["columns"], "true"
                 if "customer_id" in columns and name != "credits":
                     which = "customer_id IN (FROM customer)"
@@ -179,8 +200,54 @@ class Tables:
                 home = out / "tables" / name / "known_month=0000-00"
                 home.mkdir(parents=True)
                 target = quote(str(home / "part.parquet"))
-                run(f"COPY (SELECT * FROM {source} WHERE {which}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
+                run(f"COPY (SELECT * FROM {scan} WHERE {which}) TO {target} (FORMAT parquet, COMPRESSION zstd)")
+                if which != "true" and not {"customer_id", "credit_id"} & set(self.described[name]["key"]):
+                    self._others_of(run, name, target, which.split(" ")[0])
+            pairs: list[tuple[str, str]] = run("SELECT DISTINCT one, other FROM pair WHERE one <> other").fetchall()
         shutil.copyfile(self.folder / "tables.json", out / "tables.json")
+        stones = tombstones.load()
+        return [pair for pair in pairs if stones is None or not any(map(stones.knows, pair))]
+
+    def _others_of(self, run: Callable[..., Any], name: str, laid: str, holder: str) -> None:
+        """Add to the rows laid out those with the same key in another's name, and note the pairs of customers.
+
+        The index of ingest tells whether there are any, by the hash of the key; the table is read where it says so.
+        """
+        key = self.described[name]["key"]
+        index = sorted((self.folder / "index" / name).glob("*.parquet"))
+        if not key or not index:
+            return
+        hashed, _ = hashes(
+            contract_of(name, set(self.described[name]["columns"])), list(self.described[name]["columns"])
+        )
+        run(f"CREATE OR REPLACE TEMP TABLE mine AS SELECT {hashed} AS h, known_on, {holder} AS holder FROM {laid}")
+        listed = ", ".join(quote(str(path)) for path in index)
+        run(
+            f"CREATE OR REPLACE TEMP TABLE more AS SELECT DISTINCT h, known_on FROM read_parquet([{listed}]) "
+            "WHERE h IN (SELECT h FROM mine) EXCEPT SELECT h, known_on FROM mine"
+        )
+        months = run("SELECT DISTINCT strftime(known_on, '%Y-%m') FROM more").fetchall()
+        parts = [self.folder / "tables" / name / f"known_month={month}" / "part.parquet" for (month,) in months]
+        parts = [path for path in parts if path.is_file()]
+        if not parts:
+            return
+        scan = f"read_parquet([{', '.join(quote(str(path)) for path in parts)}], hive_partitioning = false)"
+        ours = "customer" if holder == "customer_id" else "credit"
+        run(
+            f"CREATE OR REPLACE TEMP TABLE theirs AS SELECT * FROM {scan} "
+            f"WHERE {hashed} IN (SELECT h FROM more) AND {holder} NOT IN (FROM {ours})"
+        )
+        both = f"SELECT m.holder AS one, t.{holder} AS other FROM theirs t JOIN mine m ON m.h = {hashed}"
+        if holder == "credit_id":
+            credits_ = f"(SELECT DISTINCT credit_id, customer_id FROM {self.scans['credits']})"
+            both = (
+                f"SELECT a.customer_id AS one, b.customer_id AS other FROM ({both}) "
+                f"JOIN {credits_} a ON a.credit_id = one JOIN {credits_} b ON b.credit_id = other"
+            )
+        run(f"INSERT INTO pair {both}")
+        beside = Path(laid.strip("'")).parent.with_name("known_month=0000-01")
+        beside.mkdir()
+        run(f"COPY theirs TO {quote(str(beside / 'part.parquet'))} (FORMAT parquet, COMPRESSION zstd)")
 
 
 def merged(dates: Dates, more: Dates) -> Dates:

@@ -6,9 +6,9 @@ observed, featurised, scored, explained and decided on at its date by the functi
 they are. The result is a version of its own, made `current` by the one link, with a receipt (data/publish/watch.json).
 
 The date of a customer is the newest of those of the deliveries that touched him since the run before, and his rows are
-all that is known by then: the end state is the same in whatever order deliveries came. What is said about all others (peer
-groups, ranks) is that of each month's start (others.py); where a late row changes it, everyone marked since the run is
-recomputed. A kill at any moment is mended by the next call: what was moved and is not yet published stands in a journal.
+all that is known by then: the end state is the same in whatever order deliveries came. What is said of all others (peer
+groups, ranks) is that of each month's start (others.py); where a late row changes it, everyone marked since the run
+is recomputed. A kill at any moment is mended by the next call: what was moved and not yet published is in a journal.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class State:
 
     @classmethod
     def load(cls, source: str) -> State:
-        """Return the present state; refuse (exit code 4) where nothing of the source is published, or in another way."""
+        """Return the present state; refuse (exit code 4) where nothing of the source is published, or otherwise."""
         manifest = versions.current_manifest()
         if manifest is None or manifest["source"] != source:
             found = "nothing" if manifest is None else f"source {manifest['source']}"
@@ -139,8 +139,8 @@ def publish_delivery(name: str, state: State, params: ingest.Params, mapping: Ma
     amendment = _recomputed(state, source, named.marks(as_of), marks, deliveries)
     scratch, run_id, moved = amend.write(amendment, state.current)
     version = versions.place(scratch, run_id)
+    _receipt(source, amendment.as_of.isoformat(), run_id, state.current.base)  # counts once the history names it
     versions.make_current(source, amendment.as_of.isoformat(), run_id)
-    _receipt(source, amendment.as_of.isoformat(), run_id, state.current.base)
     book.stages["publish"] = "done"
     facts = {"delivery": name, "as_of": as_of.isoformat(), "rows": named.rows,
              "customers": len(amendment.customers), **moved}  # fmt: skip
@@ -165,13 +165,13 @@ def _recomputed(
     whose = set(tables.customers_of(own)) | {one for one, day in dates.items() if before.get(one) != day}
     if state.others is not None and others.key(months_of(before.values())) != state.others:
         whose = set(dates)
-    due = {one: dates[one] for one in sorted(whose)}
     files = bundle.read(versions.CURRENT / "scorer")
     version = decide.data_version(decide.LEDGER.read_bytes(), as_of.isoformat())
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
-        tables.rows_of(due, Path(scratch))
+        due = tables.lay({one: dates[one] for one in whose}, Path(scratch))
         found = decided(Path(scratch), due, others, files, version)
-    return Amendment(source, as_of, version, list(due), found, marks, dates, deliveries, key)
+    marks = touched.merged(marks, {("customer_id", one): day for one, day in due.items() if dates.get(one) != day})
+    return Amendment(source, as_of, version, list(due), found, marks, dates | due, deliveries, key)
 
 
 def _receipt(source: str, as_of: str, run_id: str, base: str) -> None:
@@ -206,8 +206,8 @@ def _fault(arrival: inbox.Arrival, source: str) -> AtFault | None:
 def take(asked: Asked, arrival: inbox.Arrival) -> int | None:
     """Take one delivery from the inbox to `current`; return the exit code, or None where it is torn and waited for.
 
-    A delivery that is refused for what is in it goes aside (its code is returned); any other refusal is raised, and what
-    was moved by then is taken up again by the next call.
+    A delivery that is refused for what is in it goes aside (its code is returned); any other refusal is raised, and
+    what was moved by then is taken up again by the next call.
     """
     source, journal = source_name(), inbox.Journal(JOURNAL)
     fault = _fault(arrival, source)
@@ -243,8 +243,6 @@ def mend(asked: Asked) -> int:
         run.heal()
         versions.repair_current()
         state, params, mapping = State.load(source), ingest.Params.load(), ingest.load_mapping(source)
-        if _stale(state):
-            _receipt(source, state.current.manifest["as_of"], state.current.manifest["run_id"], state.current.base)
         for name in journal.names():
             if name not in state.deliveries and (RAW / source / name).exists():
                 say("watch", "taken up again", delivery=name)
@@ -263,11 +261,6 @@ def _lost() -> bool:
     """Return whether `current` is not what the receipts say."""
     received = versions.received()
     return received is not None and (not versions.CURRENT.is_symlink() or versions.CURRENT.readlink().name != received)
-
-
-def _stale(state: State) -> bool:
-    """Return whether what is current was published by `watch` and has no receipt: a kill came between."""
-    return "watch" in state.current.manifest and versions.received() != state.current.manifest["run_id"]
 
 
 def _aside(path: Path, home: Path, fault: AtFault, book: Logbook) -> int:
@@ -303,7 +296,7 @@ def _follow(asked: Asked) -> int:
 
 
 def _look(asked: Asked, torn: dict[str, float]) -> list[int]:
-    """Take every delivery that is whole; return the exit codes. torn: name -> when it last changed, of those waited for."""
+    """Take every delivery that is whole; return the exit codes. torn: when each that is waited for last changed."""
     codes = []
     for arrival in inbox.quiet(inbox.arrivals(asked.inbox), asked.settle):
         if torn.get(arrival.name) == arrival.changed and inbox.waited(arrival) < asked.patience:
