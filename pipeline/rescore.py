@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import io
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -48,17 +47,23 @@ class Decided:
     people: pa.Table
 
 
+@dataclass(frozen=True)
+class Model:
+    """The bundle that scores: its version and its files, hashed."""
+
+    version: str
+    files: dict[str, bytes]
+
+
 def months_of(dates: Iterable[dt.date]) -> set[dt.date]:
     """Return the month starts whose statistics the rows of these dates, and of the twelve months before, look at."""
     return {observe.months_before(day, back).replace(day=1) for day in dates for back in range(observe.MONTHS_BACK + 1)}
 
 
-def decided(
-    tables: Path, dates: Mapping[str, dt.date], others: Others, files: dict[str, bytes], data_version: str
-) -> Decided:
+def decided(tables: Path, dates: Mapping[str, dt.date], others: Others, model: Model, data_version: str) -> Decided:
     """Return what a full run at each customer's date says of him.
 
-    tables: these customers' rows, in the layout of data/ingest. files: the bundle that scores. Refuses (exit code 7) a
+    tables: these customers' rows, in the layout of data/ingest. Refuses (exit code 7) a
     model whose features are defined otherwise today, and (exit code 3) rows that break the table's contract.
     """
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
@@ -67,8 +72,8 @@ def decided(
             for day in sorted(set(dates.values()))
         }
         parts = [
-            _decided(day, features, position, files, data_version)
-            for day, features, position in _featurised(tables, observed, others, files, Path(scratch))
+            _decided(day, features, position, model, data_version)
+            for day, features, position in _featurised(tables, observed, others, model, Path(scratch))
         ]
     contract = TableContract.from_json(decide.CONTRACT.read_bytes())
     empty = Decided(contract.arrow_schema(without=("grade_published_before",)).empty_table(), _NO_ALERTS, _NO_PEOPLE)
@@ -78,7 +83,7 @@ def decided(
     table, alerts, people = (
         each.sort_by("customer_id").combine_chunks() for each in joined
     )  # stable: alerts stay in order
-    scale = Scale.from_json(files["grades.json"])
+    scale = Scale.from_json(model.files["grades.json"])
     problems = check_table(table, contract, pending=PENDING, enumerations={"grades": scale.names})
     if problems:
         raise GateRefused(problems)
@@ -111,7 +116,7 @@ def _observed(tables: Path, as_of: dt.date, customers: list[str], scratch: Path)
 
 
 def _featurised(
-    tables: Path, observed: Mapping[dt.date, pa.Table], others: Others, files: dict[str, bytes], scratch: Path
+    tables: Path, observed: Mapping[dt.date, pa.Table], others: Others, model: Model, scratch: Path
 ) -> list[tuple[dt.date, pa.Table, pa.Table]]:
     """Return (date, features, position) of each date on which anyone is observed."""
     import ibis
@@ -122,7 +127,7 @@ def _featurised(
     asked = {day: rows for day, rows in observed.items() if rows.num_rows}
     if not asked:
         return []
-    params, inputs = featurise.Params.load(), score.inputs_of(files)
+    params, inputs = featurise.Params.load(), score.inputs_of(model.files)
     connection = ibis.duckdb.connect(memory_limit=MEMORY, temp_directory=str(scratch), threads=2)
     try:
         every = connection.create_table("scoring", pa.concat_tables(list(asked.values())), temp=True)
@@ -136,42 +141,39 @@ def _featurised(
             here = connection.create_table("scored", rows, temp=True, overwrite=True)
             parts = list(matrix.groups(here, with_position=True))
             made.append((day, *(pa.concat_tables([part[at] for part in parts]) for at in (0, 1))))
-        _check(matrix.catalogue, inputs, made[0][1].column_names, others.code, files)
+        _check(matrix.catalogue, inputs, made[0][1].column_names, [others.code, model.version])
     finally:
         connection.disconnect()
     return made
 
 
 def _check(
-    catalogue: Callable[[], list[dict[str, Any]]], inputs: list[dict[str, Any]], columns: list[str], code: str,
-    files: dict[str, bytes],
-) -> None:  # fmt: skip
+    catalogue: Callable[[], list[dict[str, Any]]], inputs: list[dict[str, Any]], columns: list[str], by: list[str]
+) -> None:
     """Refuse (exit code 7) a model whose features are defined otherwise; by the same code and model once is enough."""
-    found = [code, str(json.loads(files["manifest.json"])["model_version"]), sorted(columns)]
+    found = [*by, sorted(columns)]
     if CHECKED.is_file() and read_json(CHECKED) == found:
         return
     score.check_features(inputs, pd.DataFrame(catalogue())[["name", "definition_hash"]], columns)
     write_json(CHECKED, found)
 
 
-def _decided(
-    as_of: dt.date, features: pa.Table, position: pa.Table, files: dict[str, bytes], data_version: str
-) -> Decided:
+def _decided(as_of: dt.date, features: pa.Table, position: pa.Table, model: Model, data_version: str) -> Decided:
     """Return what score, explain and decide make of the features of one date."""
-    scores = score.run(files, features, score.Params.load().rows_at_a_time)
+    scores = score.run(model.files, features, score.Params.load().rows_at_a_time)
     now = features.filter(pc.equal(features["months_back"], 0)).sort_by("customer_id")
     reasons = explainer.SCHEMA.empty_table()
-    if now.num_rows and pq.read_metadata(io.BytesIO(files["reference.parquet"])).num_rows:
+    if now.num_rows and pq.read_metadata(io.BytesIO(model.files["reference.parquet"])).num_rows:
         params = explain.Params.load()
-        model = explainer.Explainer.of(files, params.least_points, params.engine, parameters.language())
-        reasons, _ = explainer.teller(model)(now)
-    scale = Scale.from_json(files["grades.json"])
+        told = explainer.Explainer.of(model.files, params.least_points, params.engine, parameters.language())
+        reasons, _ = explainer.teller(told)(now)
+    scale = Scale.from_json(model.files["grades.json"])
     numbers = read_policy(Path(Lending.load().policy), as_of)
     numbers.check_scale(scale)
     given = decide.Given(
         numbers, scale, read_overrides(decide.read_lines(decide.OVERRIDES), as_of),
         read_json(decide.AS_OF).get("currency"),
-        parameters.language(), str(json.loads(files["manifest.json"])["model_version"]), data_version,
+        parameters.language(), model.version, data_version,
     )  # fmt: skip
     contract = TableContract.from_json(decide.CONTRACT.read_bytes())
     table, raised, _ = decide.run(given, contract, scores, position, reasons)

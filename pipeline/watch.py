@@ -34,7 +34,8 @@ from pipeline.logbook import Logbook
 from pipeline.others import Others
 from pipeline.params import PARAMS_FILE, read_params, source_name
 from pipeline.raw import RAW, RawFile
-from pipeline.rescore import decided, months_of
+from pipeline.rescore import Model, decided, months_of
+from pipeline.score import inputs_of
 from pipeline.stage import say, write_json
 
 JOURNAL = Path(".run/watch/moved.json")
@@ -75,6 +76,12 @@ class State:
             )  # fmt: skip
         current = Published.of(manifest["run_id"])
         _check_alike(current, source)
+        if any(each["kind"] == "record" for each in inputs_of(bundle.read(current.folder / "scorer"))):
+            must = "one that scores features alone"
+            raise ConfigurationRefused(
+                Problem("model", must, "one that scores child records too, which only a run keeps",
+                        "Use `python -m pipeline run`, or retrain with featurise.records: [].")
+            )  # fmt: skip
         stated = manifest.get("watch")
         if stated is None:
             return cls(current)
@@ -165,11 +172,11 @@ def _recomputed(
     whose = set(tables.customers_of(own)) | {one for one, day in dates.items() if before.get(one) != day}
     if state.others is not None and others.key(months_of(before.values())) != state.others:
         whose = set(dates)
-    files = bundle.read(versions.CURRENT / "scorer")
+    model = Model(state.current.manifest["model_version"], bundle.read(state.current.folder / "scorer"))
     version = decide.data_version(decide.LEDGER.read_bytes(), as_of.isoformat())
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
         due = tables.lay({one: dates[one] for one in whose}, Path(scratch))
-        found = decided(Path(scratch), due, others, files, version)
+        found = decided(Path(scratch), due, others, model, version)
     marks = touched.merged(marks, {("customer_id", one): day for one, day in due.items() if dates.get(one) != day})
     return Amendment(source, as_of, version, list(due), found, marks, dates | due, deliveries, key)
 
