@@ -155,13 +155,20 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    from pipeline import watch
+    from pipeline import spark_session, watch
 
     asked = watch.Asked(
         arguments.inbox, arguments.settle, arguments.patience, arguments.every, tuple(dict.fromkeys(arguments.sync)),
         arguments.log, arguments.webhook_strict,
     )  # fmt: skip
-    return watch.once(asked) if arguments.once else watch.watch(asked)
+    if arguments.once:
+        return watch.once(asked)
+    engine = spark_session.chosen()
+    if engine is None:
+        return watch.watch(asked)
+    from pipeline import watch_stream
+
+    return watch_stream.stream(asked, engine)
 
 
 def parser() -> argparse.ArgumentParser:

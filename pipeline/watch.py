@@ -302,7 +302,7 @@ def _follow(asked: Asked) -> int:
     return code
 
 
-def _look(asked: Asked, torn: dict[str, float]) -> list[int]:
+def look(asked: Asked, torn: dict[str, float]) -> list[int]:
     """Take every delivery that is whole; return the exit codes. torn: when each that is waited for last changed."""
     codes = []
     for arrival in inbox.quiet(inbox.arrivals(asked.inbox), asked.settle):
@@ -318,10 +318,11 @@ def _look(asked: Asked, torn: dict[str, float]) -> list[int]:
     return codes
 
 
-def prepare() -> None:
-    """Work out, while there is time, how others stood in the months that the next deliveries will look at."""
+def ready(asked: Asked) -> None:
+    """Mend what a kill left, and work out, while there is time, how others stood in the months to be looked at."""
     from pipeline.featurise import Params as Featurise
 
+    mend(asked)
     with run.owned():
         day = State.load(source_name()).current.as_of
         Others(Featurise.load()).prepare(months_of([day]))
@@ -330,7 +331,7 @@ def prepare() -> None:
 def once(asked: Asked) -> int:
     """Take what lies in the inbox now, and return the exit code: the highest of what was refused, or 0."""
     inbox.check(asked.inbox, source_name())
-    codes = [mend(asked), *_look(asked, {})]
+    codes = [mend(asked), *look(asked, {})]
     if len(codes) == 1:
         waiting = len(inbox.arrivals(asked.inbox))
         print(f"watch: nothing taken; {waiting} in {asked.inbox} still arriving", flush=True)
@@ -344,16 +345,15 @@ def watch(asked: Asked, *, stop: Callable[[], bool] = lambda: False) -> int:
     """
     inbox.check(asked.inbox, source_name())
     torn: dict[str, float] = {}
-    ready = False
+    prepared = False
     while not stop():
         try:
-            if not ready:
-                mend(asked)
-                prepare()
-                ready = True
+            if not prepared:
+                ready(asked)
+                prepared = True
                 print(f"watch: waiting for deliveries in {asked.inbox}", flush=True)
-            _look(asked, torn)
+            look(asked, torn)
         except BusyRefused:
-            ready = False  # a run may publish anew
+            prepared = False  # a run may publish anew
         time.sleep(asked.every)
     return 0
