@@ -5,9 +5,9 @@
 A workspace of its own is made: the simulated lender with so many customers and months, one run that publishes. Then
 `watch` waits on an inbox (what it works out while it waits is told apart), and a delivery of `--events` bookings on
 `--touched` customers is moved in. Alert: seconds from then until `current` leads to the version that holds it.
-Reference, in the same workspace afterwards: `python -m pipeline run --as-of <the delivery's date>` with nothing to train, so that
-every customer is observed, featurised, scored, explained, decided on and published anew. Both are checked to say the
-same of the touched customers before any time is printed. The last line is JSON.
+Reference, in the same workspace afterwards: `python -m pipeline run --as-of <the delivery's date>` with nothing to
+train, so that every customer is observed, featurised, scored, explained, decided on and published anew. Both are
+checked to say the same of the touched customers before any time is printed. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ CURRENT = Path("data/publish/current")
 TABLE = "scored_customers.parquet"
 ASIDE = ("run_id", "data_version", "grade_published_before")  # the versions compared with differ: watch has published
 SETTLE = 0.5
+SOURCE = "lender"
 
 
 def workspace(folder: Path, customers: int, months: int) -> None:
@@ -50,14 +51,22 @@ def workspace(folder: Path, customers: int, months: int) -> None:
     start = dt.date.fromisoformat(f"{params['simulate']['start']}-01")
     end = start.year * 12 + start.month - 1 + months
     until = f"{end // 12}-{end % 12 + 1:02d}-01"
+    params["observe"] |= {
+        "snapshot_months": 12,
+        "left_early": "good",
+    }  # one training date a year: training is not timed
+    params["tune"] |= {"trials": 2}
+    params["train"] |= {"seeds": 1, "until": until}
+    params["explain"] |= {"tried_customers": 100, "refit_rows": 2000}
     # the lender's customers come within its first sixty months: so many are there after `months`
     params["simulate"] |= {"customers": round(customers * 60 / min(months, 60)), "months": months}
-    params["observe"] |= {"snapshot_months": 12}  # one training date a year: what trains is not what is timed
-    params["tune"] |= {"trials": 2}
-    params["train"] |= {"seeds": 1}
-    params["explain"] |= {"tried_customers": 100, "refit_rows": 2000}
-    params["sources"]["simulated"]["train"] = {"until": until}
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "pipeline.simulate"], cwd=folder, check=True, capture_output=True)
+    (folder / "data/raw/simulated").rename(folder / "data/raw" / SOURCE)  # a lender whose folder no stage empties
+    mapping = (folder / "data/sources/simulated.yaml").read_text(encoding="utf-8")
+    mapping = mapping.replace("name: simulated", f"name: {SOURCE}")
+    (folder / f"data/sources/{SOURCE}.yaml").write_text(mapping, encoding="utf-8")
+    path.write_text(yaml.safe_dump(params | {"source": SOURCE}, sort_keys=False), encoding="utf-8")
     git = ["git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run([*git, *command], cwd=folder, check=True, capture_output=True)

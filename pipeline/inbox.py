@@ -41,7 +41,15 @@ class Arrival:
 
 
 def check(inbox: Path, source: str) -> None:
-    """Refuse (exit code 4) an inbox that is no folder, or lies where ingest reads."""
+    """Refuse (exit code 4) an inbox that is no folder, or lies where ingest reads, and the lender that we simulate.
+
+    The folder of that one is an output of `simulate`, which empties it: what was moved into it would be lost.
+    """
+    if source == "simulated":
+        raise ConfigurationRefused(
+            Problem("params.yaml: source", "a source whose folder is its own", "simulated, whose folder `simulate` writes",
+                    "Copy data/raw/simulated and its mapping under another name.")
+        )  # fmt: skip
     if not inbox.is_dir():
         raise ConfigurationRefused(Problem(str(inbox), "a folder in which deliveries arrive", "none", "Make it."))
     home = (RAW / source).resolve()

@@ -136,7 +136,9 @@ def test_what_is_torn_or_wrong_is_refused_before_anything_moves(files, manifest,
 def test_a_refused_delivery_goes_aside_with_its_record_and_never_over_another():
     for at in range(2):
         path = deliver("two", {"moves.csv": "x"})
-        where = inbox.refuse(path, Path("inbox"), DataRefused(Problem("two/moves.csv", "rows", f"none {at}", "Mend it.")))
+        where = inbox.refuse(
+            path, Path("inbox"), DataRefused(Problem("two/moves.csv", "rows", f"none {at}", "Mend it."))
+        )
         record = json.loads((where.parent / f"{where.name}.json").read_text())
         assert (record["exit_code"], record["problems"][0]["found"]) == (2, f"none {at}")
         assert (where / "moves.csv").read_text() == "x"
@@ -149,6 +151,8 @@ def test_an_inbox_where_ingest_reads_and_a_name_that_is_taken_are_refused():
         with pytest.raises(ConfigurationRefused):
             inbox.check(Path(place), "shop")
     inbox.check(Path("inbox"), "shop")
+    with pytest.raises(ConfigurationRefused, match="simulate"):
+        inbox.check(Path("inbox"), "simulated")
     with pytest.raises(DataRefused, match="a name of its own"):
         inbox.free_name("shop", "one")
 
