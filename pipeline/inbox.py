@@ -47,7 +47,7 @@ def check(inbox: Path, source: str) -> None:
     """
     if source == "simulated":
         raise ConfigurationRefused(
-            Problem("params.yaml: source", "a source whose folder is its own", "simulated, whose folder `simulate` writes",
+            Problem("params.yaml: source", "a source with a folder of its own", "simulated: `simulate` writes it",
                     "Copy data/raw/simulated and its mapping under another name.")
         )  # fmt: skip
     if not inbox.is_dir():

@@ -93,7 +93,7 @@ def preflight() -> None:
             if first is None or refusal.exit_code > first.exit_code:
                 first = refusal  # configuration (4) explains data (2), not the other way round
 
-    _refuse_open_doors()
+    refuse_open_doors()
     read_params()
     collect(resolved_as_of)
     for stage in STAGES:
@@ -111,7 +111,7 @@ def preflight() -> None:
         raise ResourceRefused(Problem("disk", f"at least {LEAST_FREE_BYTES // 2**20} MiB free", found, "Free space."))
 
 
-def _refuse_open_doors() -> None:
+def refuse_open_doors() -> None:
     """Refuse (exit code 4) folders in which any user of the machine may plant a file that a run then trusts."""
     private = (STATE, *map(Path, (".dvc/cache", ".dvc/tmp", "mlruns", "data/promote", "data/journal")))  # a run's own
     wide = [folder for folder in private if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH]

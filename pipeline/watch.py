@@ -322,6 +322,7 @@ def ready(asked: Asked) -> None:
     """Mend what a kill left, and work out, while there is time, how others stood in the months to be looked at."""
     from pipeline.featurise import Params as Featurise
 
+    run.refuse_open_doors()
     mend(asked)
     with run.owned():
         day = State.load(source_name()).current.as_of
@@ -330,6 +331,7 @@ def ready(asked: Asked) -> None:
 
 def once(asked: Asked) -> int:
     """Take what lies in the inbox now, and return the exit code: the highest of what was refused, or 0."""
+    run.refuse_open_doors()
     inbox.check(asked.inbox, source_name())
     codes = [mend(asked), *look(asked, {})]
     if len(codes) == 1:

@@ -21,6 +21,7 @@ from pipeline.spark_session import SparkEngine, address, session
 from pipeline.watch import Asked
 
 CHECKPOINT = Path(".run/watch/stream")
+BETWEEN = 10  # looks of Spark's, after which the inbox is looked at whatever Spark has seen
 
 
 def stream(asked: Asked, engine: SparkEngine, *, stop: Callable[[], bool] = lambda: False) -> int:
@@ -64,11 +65,13 @@ def stream(asked: Asked, engine: SparkEngine, *, stop: Callable[[], bool] = lamb
             .trigger(processingTime=f"{max(asked.every, 0.1):g} seconds").start()
         )  # fmt: skip
         print(f"watch: Spark streams deliveries from {asked.inbox}", flush=True)
+        ticks = 0
         while not stop() and not failed:
             threading.Event().wait(asked.every)
+            ticks += 1
             if query.exception() is not None and not failed:
                 failed.append(RuntimeError(str(query.exception())))
-            if not failed:
+            if not failed and (torn or ticks % BETWEEN == 0):
                 look()
         query.stop()
         print(f"watch: {batches[0]} batches", flush=True)
