@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 import features
 from features.declared import Declared
+from features.errors import ConfigurationRefused, Problem
 from features.standing import Stood, month_of
 from features.tables import describe_tables, open_tables
 from pipeline import featurise
@@ -41,6 +42,11 @@ class Others:
 
     def __init__(self, params: featurise.Params) -> None:
         self.params = params
+        left = [featurise.OBSERVE / f"{name}.parquet" for name in ("training", "scoring")]
+        absent = [str(path) for path in (*left, featurise.INGEST / "ledger.json") if not path.is_file()]
+        if absent:
+            again = "Run the pipeline, then deliver again."
+            raise ConfigurationRefused(Problem(", ".join(absent), "there, as the run left it", "no such file", again))
         self.parts: dict[str, str] = {
             name: digest for name, digest in read_json(featurise.INGEST / "ledger.json")["outputs"].items()
             if name.startswith("tables/")
