@@ -29,7 +29,7 @@ from pipeline.fingerprint import sha256
 from pipeline.lending import Params as Lending
 from pipeline.lending import files_of
 from pipeline.rescore import Decided
-from pipeline.stage import fresh, read_json
+from pipeline.stage import fresh, read_json, write_json
 from pipeline.touched import Dates, to_table
 
 TABLE, MARKS = "scored_customers.parquet", "watched.parquet"
@@ -181,7 +181,7 @@ def write(amendment: Amendment, current: Published) -> tuple[Path, str, dict[str
             "uncommitted": tracking.uncommitted_code(), "horizon_months": current.manifest["horizon_months"],
             "files": files,
         }  # fmt: skip
-        versions.write_json(scratch / "manifest.json", stated)
+        write_json(scratch / "manifest.json", stated)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)  # what a full disk cut short is no version
         raise

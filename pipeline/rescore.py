@@ -23,7 +23,7 @@ from features.errors import GateRefused
 from features.tables import describe_tables, open_tables
 from models.contract import PENDING, TableContract, check_table
 from models.grades import Scale
-from models.overrides import read_overrides
+from models.overrides import COLUMNS, read_overrides
 from pipeline import decide, explain, explainer, featurise, observe, score
 from pipeline import params as parameters
 from pipeline.lending import Params as Lending
@@ -97,7 +97,7 @@ _NO_ALERTS = pa.schema(
                      "before", "threshold", "evidence")
     ]
 ).empty_table()  # fmt: skip
-_NO_PEOPLE = pa.schema([(name, pa.string()) for name in decide.COLUMNS]).empty_table()
+_NO_PEOPLE = pa.schema([(name, pa.string()) for name in COLUMNS]).empty_table()
 
 
 def _observed(tables: Path, as_of: dt.date, customers: list[str], scratch: Path) -> pa.Table:

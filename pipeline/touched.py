@@ -99,8 +99,8 @@ def _named(build: Any) -> Named:
         count, newest = build.connection.execute(f"SELECT count(*), max(known_on) {kept}").fetchone()
         days += [newest] if newest is not None else []
         rows += count
-        about = [column for column in ("customer_id", "credit_id") if column in columns]
-        for column in about or [column for column in ("industry",) if column in columns]:
+        about = [column for column in HOLDER_COLUMNS[:2] if column in columns]
+        for column in about or [column for column in HOLDER_COLUMNS[2:] if column in columns]:
             ids = build.connection.execute(f"SELECT DISTINCT {quoted(column)} {kept}").fetchall()
             found[column] |= {row[0] for row in ids if row[0] is not None}
     return Named({column: frozenset(ids) for column, ids in found.items()}, max(days, default=None), rows)

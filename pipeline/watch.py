@@ -149,7 +149,7 @@ def publish_delivery(name: str, state: State, params: ingest.Params, mapping: Ma
     _receipt(source, amendment.as_of.isoformat(), run_id, state.current.base)  # counts once the history names it
     versions.make_current(source, amendment.as_of.isoformat(), run_id)
     book.stages["publish"] = "done"
-    facts = {"delivery": name, "as_of": as_of.isoformat(), "rows": named.rows,
+    facts: dict[str, Any] = {"delivery": name, "as_of": as_of.isoformat(), "rows": named.rows,
              "customers": len(amendment.customers), **moved}  # fmt: skip
     book.more.setdefault("watch", []).append(facts)
     say("watch", f"{versions.CURRENT} -> {version.name}", **facts)

@@ -65,7 +65,8 @@ def built_apart(
     return pa.concat_tables([part for part, _ in matrix.groups(here)])
 
 
-@pytest.mark.parametrize("seed", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 4])
 def test_a_few_customers_get_every_feature_as_everyone_does(seed):
     tables = apart(world(seed))
     days = ("2023-06-01", "2023-06-17", "2023-09-30")
