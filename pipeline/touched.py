@@ -148,7 +148,11 @@ class Tables:
                     [list(kinds), list(ids), [day.isoformat() for day in dates.values()]])  # fmt: skip
             meant = ["SELECT id AS customer_id, as_of FROM marks WHERE kind = 'customer_id'"]
             for kind, table in (("credit_id", "credits"), ("industry", "customers")):
-                if any(held == kind for held, _ in dates) and kind in self.described.get(table, {}).get("columns", ()):
+                if (
+                    any(held == kind for held, _ in dates)
+                    and table in self.scans
+                    and kind in self.described[table]["columns"]
+                ):
                     meant.append(
                         f"SELECT t.customer_id, m.as_of FROM {self.scans[table]} t JOIN marks m ON m.id = t.{kind} "
                         f"WHERE m.kind = '{kind}'"
