@@ -148,6 +148,12 @@ def take(arrival: Arrival, source: str) -> Path:
     return home
 
 
+def drop_copied(path: Path, home: Path) -> None:
+    """Remove a delivery of which a kill left the copy in place and the original in an inbox on another file system."""
+    if path.exists() and path.stat().st_dev != home.stat().st_dev:
+        remove(path)
+
+
 def refuse(path: Path, inbox: Path, refusal: Refusal) -> Path:
     """Put a delivery aside with the record of its refusal; return where it lies."""
     aside = inbox / REFUSED

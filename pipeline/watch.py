@@ -136,7 +136,7 @@ def publish_delivery(name: str, state: State, params: ingest.Params, mapping: Ma
         named = touched.named_in(params, mapping, files, str(ingest.mapping_path(source)))
         ingest.main()
     except inbox.TORN as refusal:
-        if any(problem.where.startswith((name, "table ")) for problem in refusal.problems):
+        if any(name in problem.where or problem.where.startswith("table ") for problem in refusal.problems):
             raise AtFault(refusal) from refusal
         raise
     as_of = date_of(path, files, named.newest_known, Published.of(state.current.base).as_of)
@@ -149,8 +149,8 @@ def publish_delivery(name: str, state: State, params: ingest.Params, mapping: Ma
     _receipt(source, amendment.as_of.isoformat(), run_id, state.current.base)  # counts once the history names it
     versions.make_current(source, amendment.as_of.isoformat(), run_id)
     book.stages["publish"] = "done"
-    facts: dict[str, Any] = {"delivery": name, "as_of": as_of.isoformat(), "rows": named.rows,
-             "customers": len(amendment.customers), **moved}  # fmt: skip
+    told: dict[str, Any] = {"delivery": name, "as_of": as_of.isoformat(), "rows": named.rows}
+    facts = told | {"customers": len(amendment.customers), **moved}
     book.more.setdefault("watch", []).append(facts)
     say("watch", f"{versions.CURRENT} -> {version.name}", **facts)
 
@@ -168,7 +168,6 @@ def _recomputed(
     others = Others(Featurise.load())
     months = months_of([*dates.values(), Published.of(state.current.base).as_of])
     others.prepare(months)
-    key = others.key(months_of(dates.values()))
     whose = set(tables.customers_of(own)) | {one for one, day in dates.items() if before.get(one) != day}
     if state.others is not None and others.key(months_of(before.values())) != state.others:
         whose = set(dates)
@@ -178,7 +177,9 @@ def _recomputed(
         due = tables.lay({one: dates[one] for one in whose}, Path(scratch))
         found = decided(Path(scratch), due, others, model, version)
     marks = touched.merged(marks, {("customer_id", one): day for one, day in due.items() if dates.get(one) != day})
-    return Amendment(source, as_of, version, list(due), found, marks, dates | due, deliveries, key)
+    everyone = dates | due
+    key = others.key(months_of(everyone.values()))
+    return Amendment(source, as_of, version, list(due), found, marks, everyone, deliveries, key)
 
 
 def _receipt(source: str, as_of: str, run_id: str, base: str) -> None:
@@ -251,6 +252,8 @@ def mend(asked: Asked) -> int:
         versions.repair_current()
         state, params, mapping = State.load(source), ingest.Params.load(), ingest.load_mapping(source)
         for name in journal.names():
+            if (RAW / source / name).exists():
+                inbox.drop_copied(asked.inbox / name, RAW / source / name)
             if name not in state.deliveries and (RAW / source / name).exists():
                 say("watch", "taken up again", delivery=name)
                 try:
