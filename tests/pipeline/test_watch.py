@@ -91,9 +91,8 @@ def cut(month: Path, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def copied(world: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> Iterator[Path]:
+def copied(world: Workspace, folder: Path) -> Iterator[Path]:
     """Work in a copy of the published lender, with an empty inbox beside it."""
-    del monkeypatch
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(world.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("cache", "mlruns", "journal"))
     store = world.folder.parent / "others"
