@@ -6,7 +6,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-reasons benchmark-peers leak-table test-faults faults-table sbom audit
+.PHONY: run install install-dev test test-all check lock ui install-cluster install-spark benchmark-features benchmark-ingest benchmark-accuracy benchmark-tuning benchmark-reasons benchmark-watch benchmark-peers leak-table test-faults faults-table sbom audit
 
 run: install
 	$(V)/python -m pipeline run
@@ -79,6 +79,10 @@ benchmark-features: install-dev
 # Reasons of 100,000 customers against pred_contrib, shap and woodelf, and of a million in one go; some ten minutes.
 benchmark-reasons: install-dev
 	$(V)/python -m benchmarks.reasons $(REASONS)
+
+# A delivery between two runs against a full re-score, on a million customers: hours. WATCH="--customers 20000" for less.
+benchmark-watch: install
+	$(V)/python -m benchmarks.watch $(WATCH)
 
 # FLAML and AutoGluon, which need older libraries than ours: an environment of their own, for the benchmarks alone.
 benchmark-peers: .venv-peers/.installed

@@ -34,14 +34,15 @@ from features import (
     schedules,
     utilisation,
 )
+from features.declared import Declared, declare
 from features.definition import (
     KEYS,
     Across,
     Applicants,
     Feature,
     Lender,
-    Lines,
     Skipped,
+    Standing,
     Subject,
     definition_hashes,
     digest,
@@ -53,19 +54,11 @@ from features.panel import Panel
 from features.partials import MOST_VALUES, Plan, Values
 from features.position import FACTS, position
 from features.prepared import coded, codes_of, numbered, prepared, shaped, without
-from features.utilisation import own
-from features.visible import visible_at
 
 SUBJECTS = (
     observed, cashflow, repayment, arrears, schedules, utilisation, exposure, bureau, accounts, companies, generic,
     peers,
 )  # fmt: skip
-FREQUENT = (  # categories whose values make features
-    ("transactions", "category"),
-    ("credits", "provider"),
-    ("credits", "product"),
-    ("statements", "status"),
-)
 FACT = "fact__"
 AT_ONCE = 10  # aggregates a query
 MOST_DAYS = 4  # of the month, on which the dates of a panel fall: each has cells of its own
@@ -86,11 +79,20 @@ class Settings:
     only: frozenset[str] | None = None  # features that are wanted, and what they are worked out from; null: all
 
 
+@dataclass(frozen=True)
+class Few:
+    """What a few customers' rows do not say: what the whole source declares, and how all others stand."""
+
+    declared: Declared
+    standing: Standing
+
+
 class Matrix:
     """Features of one source on an ibis DuckDB connection: declared when made, computed by `groups`.
 
     With `applicants`, what is declared comes from the source's tables as ever, and so do industries and what others are
-    compared by; the rows that observations see are the applicants'.
+    compared by; the rows that observations see are the applicants'. With `few`, the tables hold the rows of a few of
+    the source's customers, and what is declared and how others stand is given.
     """
 
     def __init__(
@@ -102,12 +104,12 @@ class Matrix:
         scoring: ibis.Table,
         settings: Settings,
         applicants: Applicants | None = None,
+        few: Few | None = None,
     ) -> None:
         self.engine: Engine = DuckDB(connection) if isinstance(connection, ibis.BaseBackend) else connection
         self.connection, self.settings = connection, settings
         self._compiled: dict[bool, tuple[list[tuple[str, str]], list[str], list[Panel]]] = {}
-        newest = [self.engine.rows(part.aggregate(as_of=part.as_of.max()))[0]["as_of"] for part in (training, scoring)]
-        edge = newest[0] or newest[1]
+        edge = few.declared.edge if few else self._edge(training, scoring)
         if edge is None:
             raise DataRefused(
                 Problem(
@@ -119,9 +121,13 @@ class Matrix:
         self.mapped = tuple(sorted({*tables, *description}))  # tables that the source gives, be they empty
         held = {name: table for name, table in tables.items() if "known_on" in table.columns}
         rows, self.customers = self._prepared(held, (training, scoring), "")
-        self.lender = self._lender(rows, description)
+        self.declared = few.declared if few else declare(self.engine, rows, description, self.edge)
+        self.lender = self._lender(rows, self.declared, few.standing if few else None)
         if applicants is not None:
             self.lender = self._of_applicants(held, applicants)
+        if few is not None:  # their own numbers are worked out here, to be set against those of others
+            asked = self.asked(scoring)
+            self.engine.keep("observed", asked.select("as_of", *PARTS, customer_id=asked.asked_for))
         self.subjects, self.skipped = self._declare()
         declared = [feature for subject in self.subjects for feature in subject.features]
         given = [feature.name for feature in declared]
@@ -134,6 +140,11 @@ class Matrix:
         self.across: tuple[Across, ...] = tuple(affordability.across(numbers, settings.windows))
         if settings.only is not None:
             self.subjects, self.across = narrowed(self.subjects, self.across, settings.only)
+
+    def _edge(self, training: ibis.Table, scoring: ibis.Table) -> dt.date | None:
+        """Return the last training date, or the last to score where nothing trains."""
+        newest = [self.engine.rows(part.aggregate(as_of=part.as_of.max()))[0]["as_of"] for part in (training, scoring)]
+        return newest[0] or newest[1]
 
     def _prepared(
         self, held: dict[str, ibis.Table], asked: tuple[ibis.Table, ...], prefix: str
@@ -171,59 +182,23 @@ class Matrix:
             others=self.lender,
         )
 
-    def _lender(self, rows: dict[str, ibis.Table], description: Mapping[str, Any]) -> Lender:
-        """Find the columns that have a value and the frequent categories, as known on the last training date."""
-        filled, numeric, categorical = {}, {}, {}
-        for name, table in rows.items():
-            seen = visible_at(table, ibis.literal(self.edge))
-            if name == "observations":
-                seen = table.filter(table.as_of <= self.edge)
-            counts = self.engine.rows(seen.aggregate(**{column: seen[column].count() for column in table.columns}))[0]
-            filled[name] = kept = frozenset(column for column in table.columns if counts[column])
-            entry = description.get(name) or {}
-            numeric[name] = tuple(a for a in sorted(entry.get("numeric") or ()) if a in kept)
-            categorical[name] = tuple(a for a in sorted(entry.get("categorical") or ()) if a in kept)
-        vocabulary = {}
-        for name, column in (*FREQUENT, *generic.categories(categorical)):
-            if column in filled.get(name, ()):
-                seen = visible_at(rows[name], ibis.literal(self.edge))
-                vocabulary[f"{name}.{column}"] = generic.frequent(self.engine, seen, column)
-        kept_rows = {name: table for name, table in rows.items() if filled[name]}
+    def _lender(self, rows: dict[str, ibis.Table], declared: Declared, standing: Standing | None) -> Lender:
+        """Return the lender of these rows as it was declared."""
         observed_as = {"customer_id": self.engine.identifier, "as_of": "date", **dict.fromkeys(PARTS, "int32")}
         return Lender(
-            kept_rows,
+            {name: table for name, table in rows.items() if declared.filled.get(name)},
             ibis.table(observed_as, name="observed"),
-            numeric,
-            categorical,
+            declared.numeric,
+            declared.categorical,
             tuple(sorted(self.settings.windows)),
             self.settings.lags,
-            vocabulary,
-            filled,
+            declared.vocabulary,
+            declared.filled,
             self.settings.least_group,
             self.engine.keep,
-            {ours: self._lines(kept_rows, filled, ours=ours) for ours in (True, False)},
+            declared.lines,
+            standing=standing,
         )
-
-    def _lines(self, rows: dict[str, ibis.Table], filled: dict[str, frozenset[str]], *, ours: bool) -> Lines:
-        """Find the same of one side's credit lines alone, and how many of them one customer has at most."""
-        if "credits" not in rows:
-            return Lines({}, {}, 0)
-        seen = {
-            name: visible_at(rows[name], ibis.literal(self.edge)) for name in ("credits", "statements") if name in rows
-        }
-        held = seen["credits"]
-        seen["credits"] = held = held.filter(own(held) if ours else ~own(held))
-        if "statements" in seen:
-            seen["statements"] = seen["statements"].semi_join(held, "credit_id")
-        given: dict[str, frozenset[str]] = {}
-        vocabulary = {}
-        for name, table in seen.items():
-            counts = self.engine.rows(table.aggregate(**{c: table[c].count() for c in sorted(filled[name])}))[0]
-            given[name] = frozenset(column for column, count in counts.items() if count)
-            for column in [column for of, column in FREQUENT if of == name and column in given[name]]:
-                vocabulary[f"{name}.{column}"] = generic.frequent(self.engine, table, column)
-        each = held.group_by("customer_id").aggregate(lines=held.credit_id.nunique())
-        return Lines(given, vocabulary, int(self.engine.rows(each.aggregate(most=each.lines.max()))[0]["most"] or 0))
 
     def _declare(self) -> tuple[list[Subject], list[Skipped]]:
         built, skipped = [], []

@@ -20,6 +20,8 @@ import ibis
 from features.visible import known
 
 Formula = Callable[[ibis.Table], ibis.Value]
+# (observations' own numbers, dimensions, least group) -> the same with how they stand among all others
+Standing = Callable[[ibis.Table, tuple[str, ...], int], ibis.Table]
 KEYS = ("customer_id", "as_of")
 
 
@@ -119,6 +121,7 @@ class Lender:
     once: Callable[[str, ibis.Table], ibis.Table] = lambda _, table: table  # work a table out once, under a name
     lines: Mapping[bool, Lines] = field(default_factory=dict)  # our own (true), and those of other lenders (false)
     others: Lender | None = None  # of whose customers statistics are made; null: of those in `tables`
+    standing: Standing | None = None  # what was worked out of all others before; null: it is worked out of `tables`
 
     def known(self, table: str | ibis.Table, observed: ibis.Table | None = None, by: str = "customer_id") -> ibis.Table:
         """Return what each observation can see of a table: its rows with `months_before` and `days_before`.

@@ -16,7 +16,7 @@ import ibis
 
 from features.accounts import NEEDS, accounts
 from features.aggregates import mean, ratio, total
-from features.definition import KEYS, Feature, Formula, Lender, Skipped, Subject, bound
+from features.definition import KEYS, Feature, Formula, Lender, Skipped, Standing, Subject, bound
 from features.observed import decided
 from features.prepared import numbered
 from features.visible import visible
@@ -88,23 +88,21 @@ WITHIN = 6  # months of histories that are looked at
 
 def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
     """Declare the differences and ranks that the source can give."""
-    given = tuple(item for item in COMPARED if lender.has(item.table, *item.needs))
-    stated = () if given else _stated(lender, "customers")
-    decisions = _stated(lender, "observations")
-    if "customers" not in lender.tables or not (given or stated or decisions):
+    given, stated, decisions, dimensions = compared(lender)
+    if dimensions is None:
         yield Skipped("peers", "the source has no customers table, or no number to set against those of others")
         return
-    dimensions = tuple(name for name in DIMENSIONS if lender.has("customers", name))
     if not dimensions:
         yield Skipped("peer_groups", "the source states neither industry nor segment nor region of its customers")
     made_by: tuple[Callable, ...] = (everyone, values, long, members_of, against, ranked_in)
     lines = members_of(lender, given, stated, decisions)
     if lender.others is not None:
         lines = own_among(lines, members_of(lender.others, given, stated, decisions))
+    rows = against if lender.standing is None else _known_before(lender.standing)
     yield Subject(
         "peers",
         tuple(dict.fromkeys(["customers", *(item.table for item in (*given, *stated, *decisions))])),
-        against(lines, dimensions, lender.least_group),
+        rows(lines, dimensions, lender.least_group),
         tuple(_features((*given, *stated, *decisions), dimensions, lender.least_group)),
         made_by=(*made_by, accounts) if any(item.table == "financials" for item in given) else made_by,
         stands_on={
@@ -114,6 +112,26 @@ def subjects(lender: Lender) -> Iterator[Subject | Skipped]:
             for feature in _features((item,), dimensions, lender.least_group)
         },
     )
+
+
+def compared(
+    lender: Lender,
+) -> tuple[tuple[Compared, ...], tuple[Compared, ...], tuple[Compared, ...], tuple[str, ...] | None]:
+    """Return the numbers that are compared: of histories, of customers, of decisions; and the dimensions of groups.
+
+    The dimensions are None where nothing is compared.
+    """
+    given = tuple(item for item in COMPARED if lender.has(item.table, *item.needs))
+    stated = () if given else _stated(lender, "customers")
+    decisions = _stated(lender, "observations")
+    if "customers" not in lender.tables or not (given or stated or decisions):
+        return given, stated, decisions, None
+    return given, stated, decisions, tuple(name for name in DIMENSIONS if lender.has("customers", name))
+
+
+def _known_before(standing: Standing) -> Standing:
+    """Return what sets observations' own numbers against what was worked out of all others before."""
+    return lambda lines, dimensions, least: standing(lines.filter(lines.own == 1), dimensions, least)
 
 
 def _defined(lender: Lender, item: Compared) -> str:

@@ -161,6 +161,23 @@ def _pull(arguments: argparse.Namespace) -> int:
     return pull.pull(arguments.system, path=arguments.mapping, source=arguments.source, full=arguments.full)
 
 
+def _watch(arguments: argparse.Namespace) -> int:
+    from pipeline import spark_session, watch
+
+    asked = watch.Asked(
+        arguments.inbox, arguments.settle, arguments.patience, arguments.every, tuple(dict.fromkeys(arguments.sync)),
+        arguments.log, arguments.webhook_strict,
+    )  # fmt: skip
+    if arguments.once:
+        return watch.once(asked)
+    engine = spark_session.chosen()
+    if engine is None:
+        return watch.watch(asked)
+    from pipeline import watch_stream
+
+    return watch_stream.stream(asked, engine)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = _Parser(prog="python -m pipeline", description="Bellwether's commands.")
@@ -174,7 +191,14 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", _run, "Run the pipeline, publish, and say in the exit code what happened.")
     run.add_argument("--as-of", type=_day, help="write this as_of (YYYY-MM-DD or latest) into params.yaml first")
     again = add("retrain", _retrain, "Move train.until to the newest mature outcomes in params.yaml, then run.")
-    for job in (run, again):
+    watched = add("watch", _watch, "Take deliveries from an inbox as they arrive, and publish whom they touch anew.")
+    watched.add_argument("inbox", type=Path, help="a folder: each file or folder in it is a delivery of the source")
+    watched.add_argument("--once", action="store_true", help="take what lies there now, and end")
+    watched.add_argument("--settle", type=float, default=2.0, help="seconds without a change before one is taken (2)")
+    watched.add_argument("--patience", type=float, default=600.0, help="before a torn one is refused (600)")
+    watched.add_argument("--every", type=float, default=2.0, help="seconds between looks (2)")
+    watched.add_argument("--sync", action="append", default=[], choices=("zoho", "fxiaoke"), help="then sync this CRM")
+    for job in (run, again, watched):
         job.add_argument("--log", choices=("text", "json"), help="json: one object a line (or BELLWETHER_LOG=json)")
         job.add_argument(
             "--webhook-strict", action="store_true", help="end with 8 where BELLWETHER_WEBHOOK could not be told"

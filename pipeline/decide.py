@@ -326,13 +326,20 @@ def _sizes(values: pa.ChunkedArray) -> dict[str, int]:
     return {each["values"]: each["counts"] for each in pc.value_counts(values).to_pylist()}
 
 
-def _write_alerts(raised: Mapping[str, pd.DataFrame]) -> None:
-    for name, frame in raised.items():
-        arrays = {
-            column: pa.array(frame[column], from_pandas=True).cast(ALERT_TYPES.get(column, pa.string()))
-            for column in frame.columns
-        }
-        pq.write_table(pa.table(arrays), OUT / f"{name}.parquet", compression="zstd")
+def alerts_table(frame: pd.DataFrame) -> pa.Table:
+    """Return alerts, or the dates on which they held, in the types of their files."""
+    arrays = {
+        column: pa.array(frame[column], from_pandas=True).cast(ALERT_TYPES.get(column, pa.string()))
+        for column in frame.columns
+    }
+    return pa.table(arrays)
+
+
+def people_table(overrides: Overrides, customers: pa.ChunkedArray) -> pa.Table:
+    """Return what people decided for these customers in place of the policy, as text."""
+    decided_by_people = overrides.of(customers.to_pandas().to_numpy(dtype=object))
+    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
+    return pa.Table.from_pandas(decided_by_people, schema, preserve_index=False).replace_schema_metadata(None)
 
 
 def given_by(path: Path) -> Given:
@@ -363,10 +370,9 @@ def main() -> None:
     problems = check_table(table, contract, pending=PENDING, enumerations={"grades": given.scale.names})
     fresh(OUT)
     pq.write_table(table, OUT / "table.parquet", compression="zstd")
-    _write_alerts({"alerts": raised.table, "alert_history": dated})
-    decided_by_people = given.overrides.of(table["customer_id"].to_pandas().to_numpy(dtype=object))
-    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
-    people = pa.Table.from_pandas(decided_by_people, schema, preserve_index=False).replace_schema_metadata(None)
+    for name, frame in (("alerts", raised.table), ("alert_history", dated)):
+        pq.write_table(alerts_table(frame), OUT / f"{name}.parquet", compression="zstd")
+    people = people_table(given.overrides, table["customer_id"])
     pq.write_table(people, OUT / "overrides.parquet", compression="zstd")
     summary = {
         "decided": table.num_rows > 0,

@@ -152,16 +152,15 @@ def _exchange(fresh: Path, old: Path) -> None:
 
 
 def _mend_receipt() -> None:
-    """Let the receipt state the table that the current version now holds."""
-    if not versions.RECEIPT.exists():
-        return
-    receipt = read_json(versions.RECEIPT)
-    version = versions.VERSIONS / str(receipt.get("run_id"))
-    table = version / "scored_customers.parquet"
-    if table.exists() and read_json(version / "manifest.json").get("erased"):
-        fresh = versions.RECEIPT.with_suffix(".json.new")
-        write_json(fresh, receipt | {"scored_customers": sha256(table)})
-        fresh.replace(versions.RECEIPT)
+    """Let the receipts state the tables that the versions that they name now hold."""
+    for path in (versions.RECEIPT, versions.WATCHED):
+        receipt = read_json(path) if path.exists() else {}
+        version = versions.VERSIONS / str(receipt.get("run_id"))
+        table = version / "scored_customers.parquet"
+        if table.exists() and read_json(version / "manifest.json").get("erased"):
+            fresh = path.with_suffix(".json.new")
+            write_json(fresh, receipt | {"scored_customers": sha256(table)})
+            fresh.replace(path)
 
 
 def _remove_made() -> None:

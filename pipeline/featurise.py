@@ -70,11 +70,12 @@ def run(
     scoring: Any,
     applicants: Any = None,
     only: frozenset[str] | None = None,
+    few: Any = None,
 ) -> Any:
     """Declare the features that these tables can give (ibis tables on `connection`); `groups` then computes them.
 
     applicants: `features.definition.Applicants`, whose rows are looked at in place of those of the tables' customers.
-    only: the features that are wanted; None: all.
+    only: the features that are wanted; None: all. few: `features.build.Few`, where the tables hold a few customers.
     """
     from features.build import Matrix, Settings
 
@@ -87,7 +88,7 @@ def run(
         observations_at_once=params.observations_at_once,
         only=only,
     )
-    return Matrix(connection, tables, description, training, scoring, settings, applicants)
+    return Matrix(connection, tables, description, training, scoring, settings, applicants, few)
 
 
 def write(parts: Iterable[tuple[pa.Table, pa.Table | None]], features: Path, position: Path | None = None) -> int:

@@ -74,7 +74,7 @@ def given_in(folder: Path, mapping: Mapping, where: str) -> Given:
         file if select_files([file], globs) else replace(file, inner=f"{folder.name}/{file.inner}")
         for file in files_below(folder)
     ]
-    lent = _lent(mapping, files)
+    lent = lent_files(mapping, files)
     tables: dict[str, list[Block]] = {}
     missing, market = {}, []
     mapping = laid_out(mapping, files)
@@ -103,7 +103,7 @@ def given_in(folder: Path, mapping: Mapping, where: str) -> Given:
     return Given([*files, *lent], mapping, missing, tuple(market), tuple(unread))
 
 
-def _lent(mapping: Mapping, files: list[RawFile]) -> list[RawFile]:
+def lent_files(mapping: Mapping, files: list[RawFile]) -> list[RawFile]:
     """Return the source's own files for joins that the folder has none for, but none that a table is read from."""
     if not (RAW / mapping.name).is_dir():
         return []

@@ -76,6 +76,7 @@ class Logbook:
         self.command, self.as_json, self.out = command, as_json, out or sys.stdout
         self.began = now()
         self.stages: dict[str, str] = {}  # outcome by name, in the order seen
+        self.more: dict[str, Any] = {}  # what a command adds to the summary
         self._open: tuple[str, datetime] | None = None
         self._half = ""
 
@@ -155,7 +156,7 @@ class Logbook:
         }  # fmt: skip
         if {"monitor", "report"} & self.stages.keys():  # else what lies there is of an earlier run
             facts |= judged()
-        return facts
+        return facts | self.more
 
     def end(self, facts: dict[str, Any]) -> None:
         """Tell how the run ended in one line: on stdout where all is well, else on stderr; as JSON always on stdout."""

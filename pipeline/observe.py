@@ -83,8 +83,14 @@ def until_date(as_of: dt.date) -> dt.date:
     return min(until, as_of)
 
 
-def run(params: Params, connection: Any, as_of: dt.date, until: dt.date, *, undated: bool, out: Path) -> dict[str, Any]:
-    """Write the three tables into `out` from the canonical tables of `connection`; return the summary."""
+def run(
+    params: Params, connection: Any, as_of: dt.date, until: dt.date, *, undated: bool, out: Path,
+    first: dt.date | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the three tables into `out` from the canonical tables of `connection`; return the summary.
+
+    first: the day from which there is a history; null: that of the oldest row. What is scored does not hang on it.
+    """
     tables = {
         row[0] for row in connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
     }
@@ -101,7 +107,7 @@ def run(params: Params, connection: Any, as_of: dt.date, until: dt.date, *, unda
     if population == "observations":
         _from_source(connection, rules, as_of, until, undated=undated, out=out)
     else:
-        _from_panel(params, connection, tables, as_of, until, population=population, out=out)
+        _from_panel(params, connection, tables, as_of, until, population=population, out=out, first=first)
     summary = {
         "as_of": as_of.isoformat(),
         "until": until.isoformat(),
@@ -144,20 +150,11 @@ def _from_source(connection: Any, rules: Rules, as_of: dt.date, until: dt.date, 
 
 
 def _from_panel(
-    params: Params, connection: Any, tables: set[str], as_of: dt.date, until: dt.date, *, population: str, out: Path
-) -> None:
+    params: Params, connection: Any, tables: set[str], as_of: dt.date, until: dt.date, *, population: str, out: Path,
+    first: dt.date | None,
+) -> None:  # fmt: skip
     """Write the tables where month starts are observed."""
-    days = [
-        connection.execute(f"SELECT min(known_on) FROM {table} WHERE known_on > DATE '1900-01-01'").fetchone()[0]
-        for table in (HISTORIES if set(HISTORIES) & tables else ((population == "all" and "customers") or "credits",))
-        if table in tables or not set(HISTORIES) & tables
-    ]
-    found = [day for day in days if day is not None]
-    if not found:
-        raise DataRefused(
-            Problem("data/ingest", "a history with dates to observe", "none", "Map transactions or credits.")
-        )
-    first = min(found)
+    first = first or _first(connection, tables, population)
     training = training_dates(first, until, params)
     scored = [months_before(as_of, back) for back in range(MONTHS_BACK + 1)]
     grid = (
@@ -175,6 +172,21 @@ def _from_panel(
           out / "scoring.parquet")  # fmt: skip
     everything = f"SELECT {columns}, excluded_because, unknown_because FROM judged {order}"
     _copy(connection, everything, out / "observations.parquet")
+
+
+def _first(connection: Any, tables: set[str], population: str) -> dt.date:
+    """Return the day on which the oldest row of a history became known."""
+    days = [
+        connection.execute(f"SELECT min(known_on) FROM {table} WHERE known_on > DATE '1900-01-01'").fetchone()[0]
+        for table in (HISTORIES if set(HISTORIES) & tables else ((population == "all" and "customers") or "credits",))
+        if table in tables or not set(HISTORIES) & tables
+    ]
+    found = [day for day in days if day is not None]
+    if not found:
+        raise DataRefused(
+            Problem("data/ingest", "a history with dates to observe", "none", "Map transactions or credits.")
+        )
+    return min(found)
 
 
 def _counts(connection: Any, path: Path) -> dict[str, int]:

@@ -79,14 +79,14 @@ def standing() -> list[Version]:
 def protected() -> set[str]:
     """Return the run_ids that a reader or the next run relies on."""
     named: set[Any] = {versions.CURRENT.readlink().name} if versions.CURRENT.is_symlink() else set()
-    if versions.RECEIPT.exists():
-        named.add(read_json(versions.RECEIPT).get("run_id"))
+    named |= {read_json(path).get("run_id") for path in (versions.RECEIPT, versions.WATCHED) if path.exists()}
     named |= {last["run_id"] for source in {entry["source"] for entry in versions.history()}
               if (last := versions.newest(source))}  # fmt: skip
     for run_id in list(named):
         manifest = versions.VERSIONS / str(run_id) / "manifest.json"
         if manifest.exists():
-            named.add(read_json(manifest).get("compared_with"))
+            stated = read_json(manifest)
+            named |= {stated.get("compared_with"), (stated.get("watch") or {}).get("base")}
     return {str(run_id) for run_id in named if run_id}
 
 
@@ -121,8 +121,12 @@ def collect(*, keep_newest: int, keep_months: int, dry_run: bool) -> int:
         folder = versions.VERSIONS / run_id
         if not dry_run:
             freed += prune(folder)
-        erased = read_json(folder / "manifest.json").get("erased")
-        told = "a customer was erased from it, so nothing brings it back" if erased else "`rebuild` brings it back"
+        stated = read_json(folder / "manifest.json")
+        told = (
+            "a customer was erased from it, so nothing brings it back" if stated.get("erased")
+            else "`watch` made it, so a copy alone brings it back" if stated.get("watch")
+            else "`rebuild` brings it back"
+        )  # fmt: skip
         print(f"gc: {run_id} {'would be' if dry_run else 'was'} pruned; {told}")
     litter = [path for pattern in SCRATCH for path in Path().glob(pattern)]
     for path in litter if not dry_run else []:

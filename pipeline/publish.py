@@ -127,7 +127,7 @@ def _write_statement(folder: Path) -> None:
     (folder / "model.sql").write_text(STATEMENT + statement, encoding="utf-8")
 
 
-def _copy(path: Path, folder: Path) -> None:
+def copy_into(path: Path, folder: Path) -> None:
     """Copy a file or folder into `folder` where it exists."""
     if path.is_dir():
         shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns(".gitignore"))
@@ -136,7 +136,7 @@ def _copy(path: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def _digest(facts: dict[str, Any]) -> str:
+def content_id(facts: dict[str, Any]) -> str:
     """Return a short content hash of plain facts."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -190,7 +190,7 @@ def write() -> Written:
         "compared_with": compared["run_id"] if compared else None,
         "contract": sha256(CONTRACT),
     }
-    run_id = _digest(facts)
+    run_id = content_id(facts)
     before = None
     if compared is not None:
         before = pq.read_table(versions.VERSIONS / compared["run_id"] / "scored_customers.parquet")
@@ -214,12 +214,12 @@ def write() -> Written:
         moved = changes.between(before, published)
         pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
         for path in (Path("data/report"), Path("data/worklist"), SCORER):
-            _copy(path, scratch)
+            copy_into(path, scratch)
         for path in (Path("data/decide/alerts.parquet"), Path("data/decide/overrides.parquet"), CONTRACT,
                      LIST_CONTRACT):  # fmt: skip
-            _copy(path, scratch)
+            copy_into(path, scratch)
         for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), *map(Path, decided["policy_files"])):
-            _copy(path, scratch / "inputs" / path.parent)
+            copy_into(path, scratch / "inputs" / path.parent)
         versions.write_manifest(
             scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),
             uncommitted=tracking.uncommitted_code(), horizon_months=decided["horizon_months"], experiment=experiment,
@@ -326,7 +326,7 @@ def _track_refused(source: str, refusal: GateRefused) -> None:
     tags = {f"bellwether.{name}": str(value) for name, value in facts.items()}
     tags |= {f"bellwether.reason_{number}": reason[:500] for number, reason in enumerate(reasons[:20], start=1)}
     tracking.log_publication(
-        source=source, registry=verdict["registry"], run_id=_digest(facts | {"reasons": reasons, "figures": numbers}),
+        source=source, registry=verdict["registry"], run_id=content_id(facts | {"reasons": reasons, "figures": numbers}),
         tags=tags | {"bellwether.candidate": facts["model_version"], "git_commit": tracking.git_commit()},
         params={"reasons": str(len(reasons))}, metrics=numbers, artifacts=(Path("data/monitor/checks.json"),),
         strict=False, refused=True,

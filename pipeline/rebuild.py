@@ -94,6 +94,10 @@ def _check_kept(version: Path, manifest: dict[str, Any]) -> None:
     if manifest.get("erased"):
         found = f"one that can be rebuilt {manifest['erased']['rebuild']}"
         raise IntegrityRefused(Problem(where, "as it was published", found, "Run the pipeline for a table of today."))
+    if manifest.get("watch"):
+        found = f"one that `watch` made of {manifest['watch']['base']}, delivery by delivery"
+        remedy = "Rebuild that one, or use a copy."
+        raise IntegrityRefused(Problem(where, "published by a run", found, remedy))
     kept = [name for name in manifest["files"] if name.split("/")[0] in KEPT]
     if "inputs/data/promote/verdict.json" not in kept or "uncommitted" not in manifest:
         found = "a manifest of before versions could be rebuilt"

@@ -91,7 +91,7 @@ def preflight() -> None:
             if first is None or refusal.exit_code > first.exit_code:
                 first = refusal  # configuration (4) explains data (2), not the other way round
 
-    _refuse_open_doors()
+    refuse_open_doors()
     read_params()
     collect(resolved_as_of)
     for stage in STAGES:
@@ -109,7 +109,7 @@ def preflight() -> None:
         raise ResourceRefused(Problem("disk", f"at least {LEAST_FREE_BYTES // 2**20} MiB free", found, "Free space."))
 
 
-def _refuse_open_doors() -> None:
+def refuse_open_doors() -> None:
     """Refuse (exit code 4) folders in which any user of the machine may plant a file that a run then trusts."""
     private = (STATE, *map(Path, (".dvc/cache", ".dvc/tmp", "mlruns", "data/promote", "data/journal")))  # a run's own
     wide = [folder for folder in private if folder.is_dir() and folder.stat().st_mode & stat.S_IWOTH]
@@ -285,7 +285,7 @@ def _ensure_repository() -> None:
         )
 
 
-def _tell(command: str, log: str | None, action: Callable[[Logbook], int], *, strict: bool) -> int:
+def tell(command: str, log: str | None, action: Callable[[Logbook], int], *, strict: bool) -> int:
     """Own the workspace, act, and tell how it ended: a line, or JSON lines, and whom the environment names.
 
     strict: a webhook that could not be told ends an otherwise good run with exit code 8. One refused because another
@@ -338,7 +338,7 @@ def run(*, as_of: str | None = None, log: str | None = None, strict: bool = Fals
         _refuse_altered()
         return _reproduce(book)
 
-    return _tell("run", log, act, strict=strict)
+    return tell("run", log, act, strict=strict)
 
 
 def _refuse_altered() -> None:
@@ -408,4 +408,4 @@ def retrain(*, log: str | None = None, strict: bool = False) -> int:
         )
         return _reproduce(book)
 
-    return _tell("retrain", log, act, strict=strict)
+    return tell("retrain", log, act, strict=strict)

@@ -4,6 +4,7 @@ data/publish/versions/<run_id>/   one publication, with manifest.json (SHA-256 o
 data/publish/history.jsonl        which version became current, in order: {source, as_of, run_id}
 data/publish/current              a relative link to one version
 data/publish/receipt.json         DVC's output: what the last publication made current
+data/publish/watch.json           the same of `watch`, which publishes between runs
 
 A pruned version has a note, pruned.json, in place of its table; its manifest and what a rebuild needs stay.
 
@@ -30,6 +31,7 @@ VERSIONS = PUBLISH / "versions"
 HISTORY = PUBLISH / "history.jsonl"
 CURRENT = PUBLISH / "current"
 RECEIPT = PUBLISH / "receipt.json"
+WATCHED = PUBLISH / "watch.json"
 PRUNED = "pruned.json"
 
 
@@ -166,10 +168,11 @@ def point(run_id: str) -> None:
 
 
 def repair_current() -> None:
-    """Set the link to what the receipt states, where it was lost; refuse (exit code 7) where the version is damaged."""
-    if not RECEIPT.exists():
-        return
-    run_id = read_json(RECEIPT).get("run_id")
+    """Set the link to what the receipt states, where it was lost; refuse (exit code 7) where the version is damaged.
+
+    Of the receipts of `publish` and `watch` that counts which became current later.
+    """
+    run_id = received()
     if run_id is None:
         return
     version = VERSIONS / run_id
@@ -177,6 +180,13 @@ def repair_current() -> None:
     if problems:
         raise IntegrityRefused(problems)
     point(run_id)
+
+
+def received() -> str | None:
+    """Return the version that a receipt made current last, or None."""
+    stated = [read_json(path).get("run_id") for path in (RECEIPT, WATCHED) if path.exists()]
+    order = {entry["run_id"]: place for place, entry in enumerate(history())}
+    return max(filter(None, stated), key=lambda run_id: order.get(run_id, -1), default=None)
 
 
 def current_manifest() -> dict[str, Any] | None:

@@ -1,0 +1,181 @@
+"""A few customers as a full run would publish them: each at his own date, by the functions of the stages.
+
+observe, featurise, score, explain and decide are asked about these customers' rows alone; what they say of others
+(declared columns, how others stood) is given by `others`. Nothing below data/ is written.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from features.errors import GateRefused
+from features.tables import describe_tables, open_tables
+from models.contract import PENDING, TableContract, check_table
+from models.grades import Scale
+from models.overrides import COLUMNS, read_overrides
+from pipeline import decide, explain, explainer, featurise, observe, score
+from pipeline import params as parameters
+from pipeline.lending import Params as Lending
+from pipeline.lending import read_policy
+from pipeline.others import Others
+from pipeline.stage import fresh, read_json, write_json
+
+CHECKED = Path(".run/watch/checked.json")  # by which code and model the features were found to be defined alike
+MEMORY = "512MiB"  # of DuckDB, at most: a few customers are many times smaller
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What is published of these customers but run_id and grade_published_before, and beside it.
+
+    table: one row a customer in scope, by customer_id. alerts, people: as decide writes them, in their order.
+    """
+
+    table: pa.Table
+    alerts: pa.Table
+    people: pa.Table
+
+
+@dataclass(frozen=True)
+class Model:
+    """The bundle that scores: its version and its files, hashed."""
+
+    version: str
+    files: dict[str, bytes]
+
+
+def months_of(dates: Iterable[dt.date]) -> set[dt.date]:
+    """Return the month starts whose statistics the rows of these dates, and of the twelve months before, look at."""
+    return {observe.months_before(day, back).replace(day=1) for day in dates for back in range(observe.MONTHS_BACK + 1)}
+
+
+def decided(tables: Path, dates: Mapping[str, dt.date], others: Others, model: Model, data_version: str) -> Decided:
+    """Return what a full run at each customer's date says of him.
+
+    tables: these customers' rows, in the layout of data/ingest. Refuses (exit code 7) a
+    model whose features are defined otherwise today, and (exit code 3) rows that break the table's contract.
+    """
+    with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
+        observed = {
+            day: _observed(tables, day, [one for one, due in dates.items() if due == day], Path(scratch))
+            for day in sorted(set(dates.values()))
+        }
+        parts = [
+            _decided(day, features, position, model, data_version)
+            for day, features, position in _featurised(tables, observed, others, model, Path(scratch))
+        ]
+    contract = TableContract.from_json(decide.CONTRACT.read_bytes())
+    empty = Decided(contract.arrow_schema(without=("grade_published_before",)).empty_table(), _NO_ALERTS, _NO_PEOPLE)
+    joined = [
+        pa.concat_tables([getattr(one, name) for one in (empty, *parts)]) for name in ("table", "alerts", "people")
+    ]
+    table, alerts, people = (
+        each.sort_by("customer_id").combine_chunks() for each in joined
+    )  # stable: alerts stay in order
+    scale = Scale.from_json(model.files["grades.json"])
+    problems = check_table(table, contract, pending=PENDING, enumerations={"grades": scale.names})
+    if problems:
+        raise GateRefused(problems)
+    return Decided(table, alerts, people)
+
+
+_NO_ALERTS = pa.schema(
+    [
+        (name, decide.ALERT_TYPES.get(name, pa.string()))
+        for name in ("customer_id", "as_of", "code", "severity", "state", "first_seen_on", "since_before", "value",
+                     "before", "threshold", "evidence")
+    ]
+).empty_table()  # fmt: skip
+_NO_PEOPLE = pa.schema([(name, pa.string()) for name in COLUMNS]).empty_table()
+
+
+def _observed(tables: Path, as_of: dt.date, customers: list[str], scratch: Path) -> pa.Table:
+    """Return (customer_id, as_of, months_back) of the customers in scope, as `observe` judges them at a date."""
+    out = fresh(scratch / f"observe-{as_of}")
+    undated = bool(read_json(decide.AS_OF).get("undated"))
+    connection = observe.open_engine(tables)
+    try:
+        observe.run(
+            observe.Params.load(), connection, as_of, observe.until_date(as_of), undated=undated, out=out, first=as_of
+        )
+    finally:
+        connection.close()
+    found = pq.read_table(out / "scoring.parquet")
+    return found.filter(pc.is_in(found["customer_id"], pa.array(customers, pa.string())))
+
+
+def _featurised(
+    tables: Path, observed: Mapping[dt.date, pa.Table], others: Others, model: Model, scratch: Path
+) -> list[tuple[dt.date, pa.Table, pa.Table]]:
+    """Return (date, features, position) of each date on which anyone is observed."""
+    import ibis
+
+    from features.build import Few
+    from features.standing import among
+
+    asked = {day: rows for day, rows in observed.items() if rows.num_rows}
+    if not asked:
+        return []
+    params, inputs = featurise.Params.load(), score.inputs_of(model.files)
+    connection = ibis.duckdb.connect(memory_limit=MEMORY, temp_directory=str(scratch), threads=2)
+    try:
+        every = connection.create_table("scoring", pa.concat_tables(list(asked.values())), temp=True)
+        matrix = featurise.run(
+            params, connection, open_tables(connection, tables), describe_tables(tables), every, every,
+            only=frozenset(each["name"] for each in inputs),
+            few=Few(others.declared, among(connection, others.stood)),
+        )  # fmt: skip
+        made = []
+        for day, rows in asked.items():
+            here = connection.create_table("scored", rows, temp=True, overwrite=True)
+            parts = list(matrix.groups(here, with_position=True))
+            made.append((day, *(pa.concat_tables([part[at] for part in parts]) for at in (0, 1))))
+        _check(matrix.catalogue, inputs, made[0][1].column_names, [others.code, model.version])
+    finally:
+        connection.disconnect()
+    return made
+
+
+def _check(
+    catalogue: Callable[[], list[dict[str, Any]]], inputs: list[dict[str, Any]], columns: list[str], by: list[str]
+) -> None:
+    """Refuse (exit code 7) a model whose features are defined otherwise; by the same code and model once is enough."""
+    found = [*by, sorted(columns)]
+    if CHECKED.is_file() and read_json(CHECKED) == found:
+        return
+    score.check_features(inputs, pd.DataFrame(catalogue())[["name", "definition_hash"]], columns)
+    write_json(CHECKED, found)
+
+
+def _decided(as_of: dt.date, features: pa.Table, position: pa.Table, model: Model, data_version: str) -> Decided:
+    """Return what score, explain and decide make of the features of one date."""
+    scores = score.run(model.files, features, score.Params.load().rows_at_a_time)
+    now = features.filter(pc.equal(features["months_back"], 0)).sort_by("customer_id")
+    reasons = explainer.SCHEMA.empty_table()
+    if now.num_rows and pq.read_metadata(io.BytesIO(model.files["reference.parquet"])).num_rows:
+        params = explain.Params.load()
+        told = explainer.Explainer.of(model.files, params.least_points, params.engine, parameters.language())
+        reasons, _ = explainer.teller(told)(now)
+    scale = Scale.from_json(model.files["grades.json"])
+    numbers = read_policy(Path(Lending.load().policy), as_of)
+    numbers.check_scale(scale)
+    given = decide.Given(
+        numbers, scale, read_overrides(decide.read_lines(decide.OVERRIDES), as_of),
+        read_json(decide.AS_OF).get("currency"),
+        parameters.language(), model.version, data_version,
+    )  # fmt: skip
+    contract = TableContract.from_json(decide.CONTRACT.read_bytes())
+    table, raised, _ = decide.run(given, contract, scores, position, reasons)
+    people = decide.people_table(given.overrides, table["customer_id"])
+    return Decided(table, decide.alerts_table(raised.table), people)
