@@ -325,8 +325,9 @@ def _track_refused(source: str, refusal: GateRefused) -> None:
     }  # fmt: skip
     tags = {f"bellwether.{name}": str(value) for name, value in facts.items()}
     tags |= {f"bellwether.reason_{number}": reason[:500] for number, reason in enumerate(reasons[:20], start=1)}
+    told = content_id(facts | {"reasons": reasons, "figures": numbers})
     tracking.log_publication(
-        source=source, registry=verdict["registry"], run_id=content_id(facts | {"reasons": reasons, "figures": numbers}),
+        source=source, registry=verdict["registry"], run_id=told,
         tags=tags | {"bellwether.candidate": facts["model_version"], "git_commit": tracking.git_commit()},
         params={"reasons": str(len(reasons))}, metrics=numbers, artifacts=(Path("data/monitor/checks.json"),),
         strict=False, refused=True,
