@@ -6,7 +6,7 @@ the parameters), and looked up from then on. A row that comes late and was known
 the month is worked out again, as a full run would.
 
 declared-<hash>.json            `features.declared.Declared`
-<month>-<hash>/                 levels.parquet, segments.parquet, values.npy: `features.standing.Stood`
+<month>-<hash>/                 `features.standing.Stood`: levels.parquet, segments.parquet, values.f64 (plain doubles)
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ class Others:
         if month not in self._stood:
             home = self.folder(month)
             levels, segments = (pq.read_table(home / f"{name}.parquet") for name in ("levels", "segments"))
-            self._stood[month] = Stood.of(levels, segments, np.load(home / "values.npy", mmap_mode="r"))
+            held = home / "values.f64"
+            values = np.memmap(held, np.float64, mode="r") if held.stat().st_size else np.empty(0)
+            self._stood[month] = Stood.of(levels, segments, values)
         return self._stood[month]
 
     def prepare(self, months: Iterable[dt.date]) -> int:
@@ -166,7 +168,7 @@ class Others:
         scratch = fresh(home.with_name(f".new-{home.name}"))
         pq.write_table(levels, scratch / "levels.parquet")
         pq.write_table(segments, scratch / "segments.parquet")
-        np.save(scratch / "values.npy", values, allow_pickle=False)
+        values.astype(np.float64, copy=False).tofile(scratch / "values.f64")
         scratch.rename(home)
 
     def _forget(self, wanted: list[dt.date]) -> None:

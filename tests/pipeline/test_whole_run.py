@@ -632,6 +632,7 @@ tables:
     )
 
 
+@pytest.mark.slow  # two further whole runs
 def test_another_source_and_back_leaves_no_row_of_the_one_in_the_other(world):
     lender = published(world)
     ours = set(pd.read_parquet(world.folder / CURRENT / "scored_customers.parquet")["customer_id"])
