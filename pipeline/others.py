@@ -37,16 +37,21 @@ from pipeline.stage import fresh, read_json, say, write_json
 STORE = Path(".run/watch/others")
 
 
+def refuse_absent() -> None:
+    """Refuse (exit code 4) where what a run left is gone, as after an erasure."""
+    left = [featurise.OBSERVE / f"{name}.parquet" for name in ("training", "scoring")]
+    absent = [str(path) for path in (*left, featurise.INGEST / "ledger.json") if not path.is_file()]
+    if absent:
+        again = "Run the pipeline, then deliver again."
+        raise ConfigurationRefused(Problem(", ".join(absent), "there, as the run left it", "no such file", again))
+
+
 class Others:
     """The store as it is to be for the tables of data/ingest now; `prepare` works out what is missing."""
 
     def __init__(self, params: featurise.Params) -> None:
         self.params = params
-        left = [featurise.OBSERVE / f"{name}.parquet" for name in ("training", "scoring")]
-        absent = [str(path) for path in (*left, featurise.INGEST / "ledger.json") if not path.is_file()]
-        if absent:
-            again = "Run the pipeline, then deliver again."
-            raise ConfigurationRefused(Problem(", ".join(absent), "there, as the run left it", "no such file", again))
+        refuse_absent()
         self.parts: dict[str, str] = {
             name: digest for name, digest in read_json(featurise.INGEST / "ledger.json")["outputs"].items()
             if name.startswith("tables/")

@@ -31,7 +31,7 @@ from pipeline import amend, bundle, decide, inbox, ingest, ledger, run, touched,
 from pipeline.amend import Amendment, Published
 from pipeline.fingerprint import sha256
 from pipeline.logbook import Logbook
-from pipeline.others import Others
+from pipeline.others import Others, refuse_absent
 from pipeline.params import PARAMS_FILE, read_params, source_name
 from pipeline.raw import RAW, RawFile
 from pipeline.rescore import Model, decided, months_of
@@ -75,6 +75,7 @@ class State:
                         "Publish first: `python -m pipeline run`.")
             )  # fmt: skip
         current = Published.of(manifest["run_id"])
+        refuse_absent()
         _check_alike(current, source)
         if any(each["kind"] == "record" for each in inputs_of(bundle.read(current.folder / "scorer"))):
             must = "one that scores features alone"

@@ -306,6 +306,13 @@ def test_an_erased_customer_does_not_come_back(world, expected, tmp_path):
         )
         assert who not in table().index, done.stdout + done.stderr
         arrive(cuts, "d")
+        with pytest.raises(Refusal, match="Run the pipeline") as refusal:
+            once()  # what others are compared with went with him
+        assert refusal.value.exit_code == 4
+        assert Path("inbox/between-d").exists()
+        done = subprocess.run([sys.executable, "-m", "pipeline", "run"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert who not in table().index
         assert once() == 0
         assert who not in table().index
         marks = pq.read_table(versions.CURRENT / amend.MARKS)
