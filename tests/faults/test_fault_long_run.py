@@ -143,13 +143,16 @@ class Months:
         self.names = sorted(path.name for path in made.iterdir())
         self.waiting: dict[str, list[list[str]]] = {}  # table -> rows that a later delivery brings
         self.held_back: list[str] = []  # whole deliveries that did not come
+        self.heads: dict[str, list[str]] = {}  # of every table read so far: not every month has each
 
     def rows(self, month: str) -> dict[str, list[list[str]]]:
         """Return table -> header and rows of a month."""
-        return {
+        found = {
             path.stem: list(csv.reader(io.StringIO(path.read_text())))
             for path in sorted((self.made / month).glob("*.csv"))
         }
+        self.heads |= {table: rows[0] for table, rows in found.items()}
+        return found
 
     def deliver(self, month: str, name: str, tables: dict[str, list[list[str]]]) -> None:
         """Write a delivery with the manifest that states it."""
@@ -174,7 +177,7 @@ class Months:
             self.deliver(earlier, earlier, self.rows(earlier))
         self.held_back = []
         for table, rows in self.waiting.items():
-            tables.setdefault(table, [self.rows(self.names[0])[table][0]]).extend(rows)
+            tables.setdefault(table, [self.heads[table]]).extend(rows)
         self.waiting = {}
         if how == "empty":
             self.waiting = {table: rows[1:] for table, rows in tables.items()}
