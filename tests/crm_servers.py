@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from pipeline.sinks import calls
+
 LATE = 0.6  # seconds; tests wait less
 
 
@@ -443,6 +445,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses between calls, and credentials, for every test of a module that imports it."""
+    monkeypatch.setattr(calls, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(calls, "LONGEST_PAUSE", 0.01)
+    for name, value in {"ZOHO_CLIENT_ID": "client", "ZOHO_CLIENT_SECRET": "secret", "ZOHO_REFRESH_TOKEN": "refresh",
+                        "FXIAOKE_APP_ID": "app", "FXIAOKE_APP_SECRET": "secret",
+                        "FXIAOKE_PERMANENT_CODE": "permanent"}.items():  # fmt: skip
+        monkeypatch.setenv(f"BELLWETHER_{name}", value)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, calm, serve
+from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, calm, quick, serve  # noqa: F401  quick is a fixture of all
 
 from features.errors import BusyRefused, ConfigurationRefused, DataRefused, IntegrityRefused, ServiceRefused
 from pipeline.__main__ import main
@@ -126,16 +126,6 @@ def fxiaoke_tenant() -> FxiaokeTenant:
             **({"options": options} if options else {}),
         }
     return tenant
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(calls, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(calls, "LONGEST_PAUSE", 0.01)
-    for name, value in {"ZOHO_CLIENT_ID": "client", "ZOHO_CLIENT_SECRET": "secret", "ZOHO_REFRESH_TOKEN": "refresh",
-                        "FXIAOKE_APP_ID": "app", "FXIAOKE_APP_SECRET": "secret",
-                        "FXIAOKE_PERMANENT_CODE": "permanent"}.items():  # fmt: skip
-        monkeypatch.setenv(f"BELLWETHER_{name}", value)
 
 
 @pytest.fixture

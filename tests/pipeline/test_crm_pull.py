@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, calm, serve
+from crm_servers import FxiaokeTenant, Tenant, ZohoTenant, calm, quick, serve  # noqa: F401  quick is a fixture of all
 from workspaces import ROOT
 
 from features.build import Matrix, Settings
@@ -126,16 +126,6 @@ class Tower:
     def rows(self, file: str, which: int = -1) -> list[dict[str, str]]:
         path = self.deliveries()[which] / file
         return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(calls, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(calls, "LONGEST_PAUSE", 0.01)
-    for name, value in {"ZOHO_CLIENT_ID": "client", "ZOHO_CLIENT_SECRET": "secret", "ZOHO_REFRESH_TOKEN": "refresh",
-                        "FXIAOKE_APP_ID": "app", "FXIAOKE_APP_SECRET": "secret",
-                        "FXIAOKE_PERMANENT_CODE": "permanent"}.items():  # fmt: skip
-        monkeypatch.setenv(f"BELLWETHER_{name}", value)
 
 
 class Clock:

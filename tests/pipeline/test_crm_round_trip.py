@@ -15,8 +15,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from crm_servers import FxiaokeTenant, ZohoTenant, serve
-from test_crm import SDK, fxiaoke_tenant, quick, zoho_tenant  # noqa: F401  quick: short pauses, and credentials
+from crm_servers import (
+    FxiaokeTenant,
+    ZohoTenant,
+    quick,  # noqa: F401  short pauses, and credentials
+    serve,
+)
+from test_crm import SDK, fxiaoke_tenant, zoho_tenant
 from test_crm_pull import ACCOUNTS, Tower
 from workspaces import ROOT, copy_project
 
