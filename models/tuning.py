@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -133,9 +134,9 @@ def search(
     planned = settings.trials or trial_count(rows, len(folds.inputs))
     points = good_points(rows, bads)
     started = time.monotonic()
-    begun = bool(finished(study))
-    tell = (lambda held: watch(0, planned, held)) if watch is not None and not begun else None
-    looked = first_look(folds, settings, points, tell) if len(finished(study)) < len(points) else []
+    done = finished(study)
+    tell = partial(watch, 0, planned) if watch is not None and not done else None
+    looked = first_look(folds, settings, points, tell) if len(done) < len(points) else []
     points = [trial.params for trial in looked] or points
     while True:
         done = finished(study)
@@ -188,12 +189,14 @@ def first_look(
     """
     import optuna
 
+    if len(folds.indices[0][0]) < LOOK_FROM:
+        return []
     taught, asked = (
         np.sort(np.random.default_rng(settings.seed).permutation(rows)[:most])
         for rows, most in zip(folds.indices[0], (LOOK_ROWS, LOOK_ROWS // 2), strict=True)
     )
     some = FoldData(folds.panel, folds.inputs, [(taught, asked)], settings)
-    if len(folds.indices[0][0]) < LOOK_FROM or not some.usable():
+    if not some.usable():
         return []
     rows, bads = len(folds.panel), folds.panel.bads
     more = (rows / len(taught)) ** LOOK_GROWTH
