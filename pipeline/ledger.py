@@ -116,7 +116,10 @@ def code() -> str:
 
 
 def present(source: str, text: bytes, mapping: Mapping, files: list[RawFile], hashed: dict[str, str]) -> dict[str, Any]:
-    """Return what stands there now: source, mapping, code, files with hashes and deliveries, deliveries with dates."""
+    """Return what stands there now: source, mapping, code, files with hashes and deliveries, deliveries with dates.
+
+    `rowless`: the files of which their manifest says that they have no row, without which a header alone is refused.
+    """
     return {
         "source": source,
         "mapping": hashlib.sha256(text + mapping.model_dump_json().encode()).hexdigest(),
@@ -124,6 +127,7 @@ def present(source: str, text: bytes, mapping: Mapping, files: list[RawFile], ha
         "files": hashed,
         "homes": {file.name: file.delivery.name for file in files},
         "deliveries": {file.delivery.name: [str(file.delivery.delivered_on), file.delivery.complete] for file in files},
+        "rowless": [file.name for file in files if file.stated.get("rows") == 0],
     }
 
 

@@ -133,11 +133,7 @@ def check_contents(build: Any) -> None:
     """Refuse (exit code 2) new files whose rows or control totals differ from what their manifest states."""
     problems: dict[Problem, None] = {}
     for raw in build.raws.values():
-        stated = {
-            build.reader.ids[file.name]: (file, (file.delivery.files or {}).get(file.inner, {}))
-            for file in raw.files
-            if file.name in build.new
-        }
+        stated = {build.reader.ids[file.name]: (file, file.stated) for file in raw.files if file.name in build.new}
         columns = sorted({column for _, facts in stated.values() for column in (facts.get("totals") or {})})
         if not any("rows" in facts or facts.get("totals") for _, facts in stated.values()):
             continue

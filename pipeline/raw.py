@@ -45,6 +45,11 @@ class RawFile:
     path: Path
     delivery: Delivery
 
+    @property
+    def stated(self) -> dict[str, Any]:
+        """Return what its delivery's manifest states of it: sha256, rows, totals; {} where it says nothing."""
+        return (self.delivery.files or {}).get(self.inner, {})
+
 
 def _walk(top: Path, place: str) -> list[RawFile]:
     """Return every file below `top`; links to files and folders elsewhere are followed.

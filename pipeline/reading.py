@@ -124,7 +124,7 @@ class Reading:
     @staticmethod
     def _rowless(file: RawFile, form: Format) -> bool:
         """Tell whether a text file is a header alone and its manifest does not say so: a month that was lost."""
-        stated = (file.delivery.files or {}).get(file.inner, {}).get("rows")
+        stated = file.stated.get("rows")
         if form.type not in ("csv", "arff") or stated == 0 or file.path.stat().st_size >= HEAD:
             return False
         return not read_head(file, form)[2]
@@ -233,7 +233,7 @@ class Reading:
             raise DataRefused(missing)
         for raw in self.raws.values():
             used = [piece for piece in self.pieces if raw is piece.raw]
-            totals = any((file.delivery.files or {}).get(file.inner, {}).get("totals") for file in raw.files)
+            totals = any(file.stated.get("totals") for file in raw.files)
             alone = len(used) == 1 and not any(raw in piece.joined for piece in self.pieces)
             raw.streamed = alone and not totals and not used[0].joined and not used[0].query.windowed
 

@@ -219,7 +219,7 @@ def _returned(made: Path) -> bool:
 
 
 def _link_deliveries(project: Path, source: str, ledger: dict[str, Any]) -> None:
-    """Link the raw files that the ledger lists, with the date and completeness of each delivery as it was then."""
+    """Link the raw files that the ledger lists, with what decides how each delivery is read, as it was stated then."""
     top = project / RAW / source
     for name in ledger["files"]:
         (top / name).parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,9 @@ def _link_deliveries(project: Path, source: str, ledger: dict[str, Any]) -> None
     for name, (delivered_on, complete) in ledger["deliveries"].items():
         dated = delivered_on != "None"
         if dated or name != ".":
-            stated = {"delivered_on": delivered_on if dated else None, "complete": complete}
+            rowless = [file for file in ledger.get("rowless", []) if ledger["homes"][file] == name]
+            files = {str(Path(file).relative_to(name)): {"rows": 0} for file in rowless}
+            stated = {"delivered_on": delivered_on if dated else None, "complete": complete, "files": files}
             write_json(top / name / "manifest.json", stated)
 
 

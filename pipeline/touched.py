@@ -86,7 +86,7 @@ def named_in(params: ingest.Params, mapping: SourceMapping, files: list[RawFile]
 def _filled(block: Block, files: list[RawFile]) -> bool:
     """Return whether the delivery has files for a block, other than such as it says are without rows."""
     chosen = select_files(files, block.files)
-    return any((file.delivery.files or {}).get(file.inner, {}).get("rows") != 0 for file in chosen)
+    return any(file.stated.get("rows") != 0 for file in chosen)
 
 
 def _named(build: Any) -> Named:

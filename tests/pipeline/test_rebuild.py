@@ -43,11 +43,14 @@ def play_stages(project: Path, source: str, *, run_id: str | None = None) -> Non
     """Write what the stages would into a scratch folder of the project."""
     raw = sorted((project / "data/raw" / source).rglob("*.csv"))
     hashes = {path.relative_to(project / "data/raw" / source).as_posix(): sha256(path) for path in raw}
-    deliveries = {}
+    deliveries, rowless = {}, []
     for name in hashes:
         manifest = json.loads((project / "data/raw" / source / name).with_name("manifest.json").read_text())
         deliveries[str(Path(name).parent)] = [manifest["delivered_on"], manifest["complete"]]
-    ledger = {"files": hashes, "homes": {name: str(Path(name).parent) for name in hashes}, "deliveries": deliveries}
+        if manifest.get("files", {}).get(Path(name).name, {}).get("rows") == 0:
+            rowless.append(name)
+    homes = {name: str(Path(name).parent) for name in hashes}
+    ledger = {"files": hashes, "homes": homes, "deliveries": deliveries, "rowless": rowless}
     (project / "data/ingest").mkdir(parents=True, exist_ok=True)
     (project / "data/ingest/ledger.json").write_text(json.dumps(ledger))
     history = project / versions.HISTORY
@@ -55,7 +58,7 @@ def play_stages(project: Path, source: str, *, run_id: str | None = None) -> Non
     facts = [
         (project / "features/code.py").read_text(), (project / "params.yaml").read_text(),
         (project / "data/promote/scorer/booster.txt").read_text(), *(path.read_text() for path in raw),
-        json.dumps(deliveries), pq.read_table(project / versions.VERSIONS / compared / "scored_customers.parquet")[0].to_pylist()[0] if compared else "",
+        json.dumps([deliveries, rowless]), pq.read_table(project / versions.VERSIONS / compared / "scored_customers.parquet")[0].to_pylist()[0] if compared else "",
     ]  # fmt: skip
     digest = hashlib.sha256("".join(facts).encode()).hexdigest()
     run_id = run_id or (FEBRUARY if compared else JANUARY)
@@ -84,9 +87,10 @@ def publish(run_id: str, as_of: str, compared: str | None) -> None:
     versions.make_current("shop", as_of, run_id)
 
 
-def deliver(month: str, text: str) -> None:
+def deliver(month: str, text: str, rows: int = 1) -> None:
     put(f"data/raw/shop/{month}/moves.csv", text)
-    put(f"data/raw/shop/{month}/manifest.json", json.dumps({"delivered_on": f"{month}-28", "complete": True}))
+    stated = {"delivered_on": f"{month}-28", "complete": True, "files": {"moves.csv": {"rows": rows}}}
+    put(f"data/raw/shop/{month}/manifest.json", json.dumps(stated))
 
 
 def prune(run_id: str) -> None:
@@ -114,6 +118,7 @@ def world(tmp_path, monkeypatch):
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "one")
+    deliver("2025-12", "a header alone", rows=0)
     deliver("2026-01", "1")
     publish(JANUARY, "2026-02-01", None)
     put("params.yaml", "second, not committed")
