@@ -16,8 +16,6 @@ from functools import cached_property
 from typing import Any
 
 import ibis
-import numpy as np
-import pyarrow as pa
 
 from features import (
     accounts,
@@ -40,6 +38,7 @@ from features.definition import (
     Across,
     Applicants,
     Feature,
+    Formula,
     Lender,
     Skipped,
     Standing,
@@ -48,6 +47,7 @@ from features.definition import (
     digest,
     narrowed,
 )
+from features.direct import Join, beside
 from features.engine import DuckDB, Engine
 from features.errors import DataRefused, Problem
 from features.panel import Panel
@@ -75,6 +75,8 @@ class Settings:
     leave_out: tuple[str, ...] = ()
     protected: tuple[str, ...] = ()
     observations_at_once: int = 60_000
+    rows_at_once: int = 20_000_000  # that observations see of a history, where it is joined
+    cells_at_once: int = 100_000_000  # numbers of a panel's grid
     panel: bool = True  # from partial aggregates where the dates fall on few days of the month; false: by direct join
     only: frozenset[str] | None = None  # features that are wanted, and what they are worked out from; null: all
 
@@ -108,7 +110,7 @@ class Matrix:
     ) -> None:
         self.engine: Engine = DuckDB(connection) if isinstance(connection, ibis.BaseBackend) else connection
         self.connection, self.settings = connection, settings
-        self._compiled: dict[bool, tuple[list[tuple[str, str]], list[str], list[Panel]]] = {}
+        self._compiled: dict[bool, tuple[list[Join], list[Panel]]] = {}
         edge = few.declared.edge if few else self._edge(training, scoring)
         if edge is None:
             raise DataRefused(
@@ -245,41 +247,45 @@ class Matrix:
             for feature, sources, made in self.features
         ]
 
-    def _queries(self, *, panel: bool) -> tuple[list[tuple[str, str]], list[str], list[Panel]]:
-        """Compiled statements (table to make, query), queries of (place, features and facts) upon them, panels.
+    def _queries(self, *, panel: bool) -> tuple[list[Join], list[Panel]]:
+        """Compiled joins, of features and facts, and panels.
 
         With `panel`, what decomposes of a subject that has a history is read from its panel. The rows of a subject are
-        worked out once a group; its aggregates then run a few at a time (54 in one query took DuckDB three times as
-        long as six queries of ten).
+        worked out once; its aggregates then run a few at a time (54 in one query took DuckDB three times as long as six
+        queries of ten).
         """
         if panel in self._compiled:
             return self._compiled[panel]
-        made: list[tuple[str, str]] = []
-        results, panels = [], []
+        joins, panels = [], []
         for subject in self.subjects:
             formulas = {feature.name: feature.formula for feature in subject.features}
             formulas |= {FACT + name: formula for name, formula in subject.facts.items()}
-            if panel and subject.history is not None and formulas:
+            history = self._view(subject) if subject.history else None
+            if panel and subject.history and history and formulas:
                 plan = Plan(subject, formulas, self._values(subject.history.table))
-                panels.append(Panel(plan, self.connection.con, self._view(subject)))
-                results.append(self.engine.sql(plan.composed.select("place", **plan.formulas)))
+                panels.append(Panel(plan, self.connection.con, history, at_once=self.settings.cells_at_once))
+                joins.append(Join((), (self.engine.sql(plan.composed.select("place", **plan.formulas)),)))
                 formulas = {name: formulas[name] for name in plan.whole}
-            if not formulas:
-                continue
-            rows = subject.rows
-            if len(formulas) > AT_ONCE:
-                made.append((f"seen_{subject.name}", self.engine.sql(rows)))
-                rows = ibis.table(rows.schema(), name=f"seen_{subject.name}")
-            names = sorted(formulas)
-            for start in range(0, len(names), AT_ONCE):
-                columns = {name: formulas[name](rows) for name in names[start : start + AT_ONCE]}
-                found = self.engine.sql(rows.group_by(KEYS).aggregate(**columns))
-                results.append(
-                    f"SELECT place, r.* EXCLUDE (customer_id, as_of) FROM ({found}) r"
-                    " JOIN observed USING (customer_id, as_of)"
-                )
-        self._compiled[panel] = made, results, panels
+            if formulas:
+                joins.append(self._join(subject, formulas, history))
+        self._compiled[panel] = joins, panels
         return self._compiled[panel]
+
+    def _join(self, subject: Subject, formulas: Mapping[str, Formula], history: str | None) -> Join:
+        """Compile the direct join of some formulas of a subject."""
+        rows, names, tables = subject.rows, sorted(formulas), []
+        if len(names) > AT_ONCE:
+            tables.append((f"seen_{subject.name}", self.engine.sql(rows)))
+            rows = ibis.table(rows.schema(), name=f"seen_{subject.name}")
+        queries = []
+        for start in range(0, len(names), AT_ONCE):
+            columns = {name: formulas[name](rows) for name in names[start : start + AT_ONCE]}
+            found = self.engine.sql(rows.group_by(KEYS).aggregate(**columns))
+            queries.append(
+                f"SELECT place, r.* EXCLUDE (customer_id, as_of) FROM ({found}) r"
+                " JOIN observed USING (customer_id, as_of)"
+            )
+        return Join(tuple(tables), tuple(queries), history)
 
     def _view(self, subject: Subject) -> str:
         """Name a subject's history."""
@@ -306,13 +312,12 @@ class Matrix:
         carried = list(observations.columns)
         source = self.asked(observations)
         days = source.as_of.day().nunique().execute()
-        made, results, panels = self._queries(panel=self.settings.panel and days <= MOST_DAYS)
+        joins, panels = self._queries(panel=self.settings.panel and days <= MOST_DAYS)
         for _ in self.observed_groups(source):
             for panel in panels:
                 panel.compose("observed")
-            for name, query in made:
-                self.connection.raw_sql(f'CREATE OR REPLACE TEMP TABLE "{name}" AS {query}')
-            self._beside(results)
+            laid = beside(self.connection.con, joins, self.settings.rows_at_once)
+            self.connection.con.register("beside", laid)
             table = self.connection.table("beside")
             yield (
                 self._arrow(self.feature_columns(table, carried)),
@@ -332,18 +337,6 @@ class Matrix:
             here = self.connection.table("observed_rows")
             self.engine.keep("observed", here.select("as_of", *PARTS, "place", customer_id=here.asked_for))
             yield first, past_last
-
-    def _beside(self, results: list[str]) -> None:
-        """Lay the columns of all results beside the observed rows as `beside`, in the order of the observed rows."""
-        whole = self.connection.con.execute("SELECT * FROM observed_rows ORDER BY place").to_arrow_table()
-        columns = {name: whole[name] for name in whole.column_names if name not in ("place", "asked_for")}
-        for query in results:
-            part = self.connection.con.execute(query).to_arrow_table()
-            at = np.full(len(whole), -1, np.int64)
-            at[part["place"].to_numpy()] = np.arange(len(part))
-            taken = part.drop_columns(["place"]).take(pa.array(at, mask=at < 0))
-            columns |= {column: taken[column] for column in taken.column_names}
-        self.connection.con.register("beside", pa.table(columns))
 
     def date_groups(self, source: ibis.Table) -> Iterator[tuple[dt.date, dt.date]]:
         """Yield (first, last) dates that together hold at most `observations_at_once`, and at least one date."""

@@ -9,6 +9,7 @@ catalogue says in words what every column is and how often it is known, and `cat
 from __future__ import annotations
 
 import datetime as dt
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,6 +44,8 @@ CATALOGUE = pa.schema(
         ("first_as_of", pa.date32()),
     ]
 )
+UNITS = {"MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
+BYTES_A_ROW, BYTES_A_CELL = 100, 20  # of the limit, for a row that is joined and for a number of a panel's grid
 
 
 class Params(Section):
@@ -58,7 +61,15 @@ class Params(Section):
     records: tuple[str, ...] = ()  # histories whose newest rows are scored one by one (models/records.py); none: off
     records_newest: PositiveInt = 24  # rows of each that an observation keeps
     observations_at_once: PositiveInt = 60_000
-    memory_limit: str = Field("2GB", pattern=r"^\d+(\.\d+)?\s?(MB|MiB|GB|GiB)$")
+    memory_limit: str = Field(
+        "2GB", pattern=r"^\d+(\.\d+)?\s?(MB|MiB|GB|GiB)$"
+    )  # the engine's; beside it as much again
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return the memory limit in bytes."""
+        number, unit = re.fullmatch(r"([\d.]+)\s?(\w+)", self.memory_limit).groups()  # type: ignore[union-attr]
+        return int(float(number) * UNITS[unit])
 
 
 def run(
@@ -86,6 +97,8 @@ def run(
         leave_out=params.leave_out,
         protected=params.protected,
         observations_at_once=params.observations_at_once,
+        rows_at_once=params.memory_bytes // BYTES_A_ROW,
+        cells_at_once=params.memory_bytes // BYTES_A_CELL,
         only=only,
     )
     return Matrix(connection, tables, description, training, scoring, settings, applicants, few)

@@ -28,7 +28,7 @@ tables:
 MONTHS = 36
 PARAMS = {
     "source": "volume",
-    "ingest": {"memory_limit": "700MB"}, "featurise": {"memory_limit": "700MB", "windows_months": [3, 12]},
+    "ingest": {"memory_limit": "700MB"}, "featurise": {"memory_limit": "500MB", "windows_months": [3, 12]},
     "observe": {"snapshot_months": 6},
     "tune": {"trials": 2, "max_rounds": 30, "repeats": 1}, "train": {"seeds": 1},
     "evaluate": {"folds": 2, "repeats": 1}, "explain": {"refits": 2, "tried_customers": 50},
@@ -83,20 +83,20 @@ def tree_memory(root: int) -> int:
 
 
 class Watch:
-    """Samples a tree's memory five times a second and keeps the peak, and the command line at it."""
+    """Samples a tree's memory five times a second and keeps the peak of each stage."""
 
     def __init__(self, root: int) -> None:
-        self.root, self.peak, self.samples, self.at = root, 0, 0, ""
+        self.root, self.samples = root, 0
+        self.peaks: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._stop.wait(0.2):
-            now = tree_memory(self.root)
+            now, stage = tree_memory(self.root), _stage_of(self.root)
             self.samples += 1
-            if now > self.peak:
-                self.peak, self.at = now, _stage_of(self.root)
+            self.peaks[stage] = max(now, self.peaks.get(stage, 0))
 
     def end(self) -> None:
         self._stop.set()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from features import direct
 from features.tables import CONTRACTS
 from tests.features.drawn import ARROW, build, observe
 
@@ -138,6 +139,16 @@ def test_row_order_and_threads_change_nothing(base, threads):
 def test_the_number_of_dates_at_once_changes_nothing(base):
     tables, whole = base
     assert matrix(tables, observations_at_once=1).equals(whole)
+
+
+@pytest.mark.parametrize("panel", [True, False])
+def test_the_number_of_rows_at_once_changes_nothing(base, panel, monkeypatch):
+    """Customers are joined a range at a time, and a panel's grid is laid for a range at a time."""
+    tables, whole = base
+    ranges, found = [], direct._ranges
+    monkeypatch.setattr(direct, "_ranges", lambda *given: ranges.append(found(*given)) or ranges[-1])
+    assert matrix(tables, rows_at_once=40, cells_at_once=2000, panel=panel).equals(whole)
+    assert max(map(len, ranges)) > 3
 
 
 @pytest.mark.fault("C4")
