@@ -104,7 +104,7 @@ leak-table: install-dev
 	PYTHONPATH=. $(V)/python tests/leakage/table.py
 
 # Every case of tests/faults/catalogue.yaml, its table in tests/faults/README.md, within an hour on two cores.
-# FAULT_SEED=7 replays another draw; FAULT_MUTANTS, FAULT_KILLS, FAULT_RUN_KILLS=2 for less, FAULT_EVENTS=50000000 for more.
+# FAULT_SEED=7 replays another draw; FAULT_MUTANTS, FAULT_KILLS, FAULT_RUN_KILLS, FAULT_EVENTS, FAULT_MONTHS for less.
 test-faults: install-dev
 	rm -f .run/faults.json
 	PYTHONPATH=tests/faults $(V)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m fault -p fault_recording; \
