@@ -35,6 +35,7 @@ CURRENT = Path("data/publish/current")
 TABLE = "scored_customers.parquet"
 ASIDE = ("run_id", "data_version", "grade_published_before")  # the versions compared with differ: watch has published
 SETTLE = 0.5
+FIRST_DATE = 4  # months of history before the one date that trains
 SOURCE = "lender"
 
 
@@ -49,15 +50,14 @@ def workspace(folder: Path, customers: int, months: int) -> None:
     path = folder / "params.yaml"
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     start = dt.date.fromisoformat(f"{params['simulate']['start']}-01")
-    end = start.year * 12 + start.month - 1 + months
+    end = start.year * 12 + start.month - 1 + min(months, FIRST_DATE + params["observe"]["horizon_months"])
     until = f"{end // 12}-{end % 12 + 1:02d}-01"
-    params["observe"] |= {
-        "snapshot_months": 12,
-        "left_early": "good",
-    }  # one training date a year: training is not timed
+    # training is not timed: one early date trains, of the few who were there, and a full re-score works it out again
+    params["observe"] |= {"history_months": FIRST_DATE, "snapshot_months": 12, "left_early": "good"}
     params["tune"] |= {"trials": 2}
     params["train"] |= {"seeds": 1, "until": until}
     params["explain"] |= {"tried_customers": 100, "refit_rows": 2000}
+    params["monitor"]["limits"] |= {name: {"stop": 99} for name in ("population_change", "score_psi")}  # so old a model
     # the lender's customers come within its first sixty months: so many are there after `months`
     params["simulate"] |= {"customers": round(customers * 60 / min(months, 60)), "months": months}
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")

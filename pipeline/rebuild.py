@@ -30,7 +30,7 @@ import duckdb
 from features.errors import ConfigurationRefused, IntegrityRefused, Problem
 from pipeline import tombstones, versions
 from pipeline.fingerprint import sha256
-from pipeline.run import STATE, owned
+from pipeline.run import STATE, heal, owned
 from pipeline.stage import RECORD, read_json, resources, write_json
 
 STAGES = ("ingest", "observe", "featurise", "score", "explain", "decide", "worklist", "monitor", "report")
@@ -53,6 +53,7 @@ def bring_back(run_id: str) -> int:
             Problem(f"version {run_id}", f"one whose manifest is kept ({known})", "another", "Name one of them.")
         )
     with resources("rebuild"), _ended_by_signals(), owned():
+        heal()
         if not versions.faults(version):
             print(f"rebuild: {version} stands, every file as its manifest states")
             return 0
@@ -170,8 +171,6 @@ def _other_pins(version: Path) -> str:
 @contextmanager
 def _laid_out(version: Path, manifest: dict[str, Any]) -> Iterator[Path]:
     """Yield a scratch folder with the project as it stood before the version's first stage."""
-    for litter in STATE.glob("rebuild-*"):  # of a kill
-        shutil.rmtree(litter, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="rebuild-", dir=STATE) as scratch:
         project = Path(scratch).resolve()
         commit = manifest["git_commit"].partition("+")[0]
