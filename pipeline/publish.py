@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ PREVIEW = versions.PUBLISH / "preview"
 # What a rebuild needs besides commit, deliveries, scorer and compared version, kept under the same paths in inputs/:
 # evaluate's figures, select's parts and what the model document tells are of a training that is not repeated.
 INPUTS = (
-    Path("params.yaml"), Path("dvc.lock"), Path("requirements/run.lock"), Path("data/overrides.csv"), CONTRACT,
+    Path("params.yaml"), Path("requirements/run.lock"), Path("data/overrides.csv"), CONTRACT,
     LIST_CONTRACT, Path("data/contacts.csv"),
     Path("data/ingest/ledger.json"), Path("data/promote/verdict.json"), Path("data/evaluate"), Path("data/select"),
     Path("data/promote/changes.json"), Path("data/train/summary.json"), Path("data/tune/summary.json"),
@@ -220,6 +221,7 @@ def write() -> Written:
             copy_into(path, scratch)
         for path in (*INPUTS, Path(f"data/sources/{source}.yaml"), *map(Path, decided["policy_files"])):
             copy_into(path, scratch / "inputs" / path.parent)
+        _copy_lock(scratch / "inputs")
         versions.write_manifest(
             scratch, **facts, run_id=run_id, rows=published.num_rows, git_commit=tracking.git_commit(),
             uncommitted=tracking.uncommitted_code(), horizon_months=decided["horizon_months"], experiment=experiment,
@@ -228,6 +230,14 @@ def write() -> Written:
         shutil.rmtree(scratch, ignore_errors=True)  # what a full disk cut short is no version
         raise
     return Written(scratch, run_id, facts, decided, published, compared, moved.num_rows)
+
+
+def _copy_lock(into: Path) -> None:
+    """Copy dvc.lock without what it says of this stage: that is of the publication before, and a kill may lose it."""
+    lock = Path("dvc.lock")
+    if lock.exists():
+        text = re.sub(r"^  publish:\n(?:   .*\n?)*", "", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        (into / lock).write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -113,21 +113,20 @@ class Forks:
             environment |= {"LD_PRELOAD": str(preload), "FAULT_SHARED": str(shared)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER, ",".join(stages), IMPORTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env=environment, cwd=ROOT,
+            bufsize=0, env=environment, cwd=ROOT,
         )  # fmt: skip
         assert self.line() == "ready"
 
     def line(self) -> str:
         assert self.process.stdout
-        return self.process.stdout.readline().strip()
+        return self.process.stdout.readline().decode().strip()  # not buffered: `wait` looks whether more has come
 
     def begin(self, stage: str, folder: Path, *arm: Any, **environment: str) -> Begun:
         """Start a stage, or a command of `python -m pipeline`, in a folder; a preloaded shim is told `arm` first."""
         self.said.unlink(missing_ok=True)
         asked = {"stage": stage, "folder": str(folder), "said": str(self.said), "environment": environment, "arm": arm}
         assert self.process.stdin
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
+        self.process.stdin.write(f"{json.dumps(asked)}\n".encode())
         return Begun(int(self.line()), self.said, self)
 
     def run(self, stage: str, folder: Path, *arm: Any, **environment: str) -> tuple[int, str]:

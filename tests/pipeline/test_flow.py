@@ -158,3 +158,14 @@ def test_the_locks_are_hashes_only_and_the_test_lock_is_a_superset():
     run, test = pins("run.lock"), pins("test.lock")
     assert run.items() <= test.items()
     assert {"lightgbm", "scikit-learn", "pandas", "mlflow", "optuna", "shap", "dvc"} <= run.keys()
+
+
+def test_every_output_that_dvc_keeps_is_ignored_at_the_top_where_no_kill_can_lose_the_line():
+    """DVC writes and removes a .gitignore beside an output that git does not ignore already."""
+    outs = [out if isinstance(out, dict) else {out: {}} for s in FLOW["stages"].values() for out in s.get("outs", [])]
+    kept = [path for out in outs for path, how in out.items() if how.get("cache", True)]
+    assert len(kept) > 20
+    told = ["git", "check-ignore", "--no-index", "--verbose", *kept]
+    lines = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+    assert [line.split("\t")[1] for line in lines] == kept
+    assert {line.partition(":")[0] for line in lines} == {".gitignore"}
