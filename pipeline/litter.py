@@ -9,12 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import yaml
+
 STATE = Path(".run")
+LOCK = Path("dvc.lock")
+STAGE = re.compile(r"^  \S+:\n", re.MULTILINE)  # the line with which a stage begins in it
 RECORD = STATE / "scratch"
 OF_DVC = re.compile(r"^\.[A-Za-z0-9_-]{22}\.tmp$")  # dvc_objects.fs.utils.tmp_fname
 OURS = re.compile(r"^\.(tmp|current)-|\.json\.new$")
@@ -50,3 +55,34 @@ def sweep() -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    mend_lock()
+
+
+def mend_lock() -> None:
+    """Cut a dvc.lock that a kill left half written back to its whole stages: DVC refuses one that is torn.
+
+    DVC writes it in place, which takes it some tenths of a second after each stage. What is cut off it makes anew, or
+    finds in its run cache.
+    """
+    text = LOCK.read_text(encoding="utf-8", errors="replace") if LOCK.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    while whole and not _is_whole(whole):
+        starts = [found.start() for found in STAGE.finditer(whole)]
+        whole = whole[: starts[-1]] if len(starts) > 1 else ""
+    if whole:
+        if whole != text:
+            lost = len(STAGE.findall(text)) - len(STAGE.findall(whole))
+            print(f"run: dvc.lock was half written: what it said last, of {lost} stages, is made anew", file=sys.stderr)
+            fresh = LOCK.with_suffix(".new")
+            fresh.write_text(whole, encoding="utf-8")
+            fresh.replace(LOCK)
+    else:
+        LOCK.unlink(missing_ok=True)
+
+
+def _is_whole(text: str) -> bool:
+    """Return whether a dvc.lock ends where a stage does: each of them ends with its outputs."""
+    with suppress(yaml.YAMLError, KeyError, TypeError, IndexError, AttributeError):
+        stages = yaml.load(text, yaml.CSafeLoader)["stages"]
+        return "path" in list(stages.values())[-1]["outs"][-1]
+    return False

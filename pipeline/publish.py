@@ -233,11 +233,15 @@ def write() -> Written:
 
 
 def _copy_lock(into: Path) -> None:
-    """Copy dvc.lock without what it says of this stage: that is of the publication before, and a kill may lose it."""
+    """Copy dvc.lock, its stages by name, without this one: what stands there of it is of the publication before.
+
+    DVC keeps the order in which stages were first run, which a kill may change.
+    """
     lock = Path("dvc.lock")
     if lock.exists():
-        text = re.sub(r"^  publish:\n(?:   .*\n?)*", "", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        (into / lock).write_text(text, encoding="utf-8")
+        head, *stages = re.split(r"^(?=  \S+:\n)", lock.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        kept = sorted(text for text in stages if not text.startswith("  publish:"))
+        (into / lock).write_text(head + "".join(kept), encoding="utf-8")
 
 
 def main() -> None:

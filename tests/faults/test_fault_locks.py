@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from fault_ground import tree
 from workspaces import ROOT
 
 from features.errors import BusyRefused
 from pipeline import run
+from pipeline.litter import LOCK, STAGE, mend_lock
 from pipeline.stage import RECORD
 
 fault = pytest.mark.fault
@@ -148,3 +151,30 @@ def test_a_torn_record_of_a_scratch_folder_removes_nothing(record, book):
     run.heal()
     assert not (run.STATE / "scratch").exists()
     assert tree(Path("data")) == before
+
+
+@fault("F1", "F2")
+@pytest.mark.sample
+@pytest.mark.parametrize("part", range(4))
+def test_a_dvc_lock_that_a_kill_left_half_written_is_cut_back_to_its_whole_stages(part, draw, tmp_path, monkeypatch):
+    """Cut anywhere, it is one that DVC's own schema allows, with every stage as it was that ends before the cut."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "dvc.lock").read_text()
+    whole = yaml.load(text, yaml.CSafeLoader)["stages"]
+    LOCK.write_text(text)
+    mend_lock()
+    assert LOCK.read_text() == text
+    ends = [found.start() for found in STAGE.finditer(text)][1:]
+    lines = [at + 1 for at, letter in enumerate(text) if letter == "\n"]
+    for cut in [0, 3, *draw.sample(lines, 15), *(draw.randrange(len(text)) for _ in range(15))]:
+        LOCK.write_text(text[:cut])
+        mend_lock()
+        sound = sum(end <= cut for end in ends)
+        if not LOCK.exists():
+            assert sound == 0
+            continue
+        left = COMPILED_LOCKFILE_SCHEMA(yaml.load(LOCK.read_text(), yaml.CSafeLoader))["stages"]
+        names = list(whole)[:sound]
+        assert list(left)[:sound] == names
+        assert len(left) <= sound + 1
+        assert {name: left[name] for name in names} == {name: whole[name] for name in names}

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -286,3 +287,13 @@ def test_a_max_age_that_is_none_is_a_usage_error(text, capsys):
         command_line.main(["status", f"--max-age={text}"])
     assert usage.value.code == 4
     assert "35d or 48h" in capsys.readouterr().err
+
+
+def test_a_version_keeps_dvc_lock_without_what_it_says_of_the_publication_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head, score, old, decide = "schema: '2.0'\nstages:\n", "  score:\n    cmd: s\n    outs:\n    - path: a\n", "  publish:\n    cmd: p\n    outs:\n    - path: b\n", "  decide:\n    cmd: d\n"  # fmt: skip
+    Path("into").mkdir()
+    for text in (head + score + old + decide, head + decide + score, head + old + decide + score):
+        Path("dvc.lock").write_text(text)
+        publish._copy_lock(Path("into"))
+        assert Path("into/dvc.lock").read_text() == head + decide + score
