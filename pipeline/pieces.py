@@ -64,7 +64,9 @@ def headless(block: Block, raw: Raw) -> bool:
 
 
 def _named(said: str, column: str) -> bool:
-    """Tell whether a text has a name as a word."""
+    """Tell whether a text (JSON) has a name as a word; a number or a date is a name only in the quotes of SQL."""
+    if not re.search(r"[^\W\d_]", column):
+        return f'\\"{column.lower()}\\"' in said
     return bool(re.search(rf"(?<!\w){re.escape(column.lower())}(?!\w)", said))
 
 

@@ -89,7 +89,7 @@ BYTES = (flipped, cut, zeroed, spliced)
 ROWS = (lines_lost, lines_again, columns_swapped, types_changed)
 
 
-NUMBER = re.compile(r"[+-]?(\d{1,16}(\.\d{0,2}0*)?|\.\d{1,2}0*)")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
 MONEY = {"moves": ("transactions", "amount", "value"), "loans": ("credits", "principal", "lent"),
          "states": ("statements", "balance", "owed"), "people": ("customers", None, None)}  # fmt: skip
 
@@ -102,8 +102,9 @@ def plain(data: bytes, column: str | None) -> tuple[int, Decimal]:
     if column:
         where = header.index(column)
         for row in records:
-            value = row[where].strip() if len(row) == len(header) else ""
-            total += Decimal(value) if NUMBER.fullmatch(value) else 0
+            cell = row[where].strip() if len(row) == len(header) else ""
+            value = Decimal(cell) if NUMBER.fullmatch(cell) else Decimal(0)
+            total += value if abs(value) < 10**16 and value == round(value, 2) else 0
     return len(records), total
 
 

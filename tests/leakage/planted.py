@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import ibis
 import pytest
 
-from features import build, definition, observed, panel, visible
+from features import build, declared, definition, observed, panel, visible
 from features import prepared as preparing
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -97,7 +97,7 @@ def _plant_newest(patch: pytest.MonkeyPatch) -> None:
 
 def _plant_vocabulary(patch: pytest.MonkeyPatch) -> None:
     """Frequent categories and given columns are read from all rows, future ones too."""
-    patch.setattr(build, "visible_at", lambda rows, _: rows)
+    patch.setattr(declared, "visible_at", lambda rows, _: rows)
 
 
 def _plant_owner(patch: pytest.MonkeyPatch) -> None:
