@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import importlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -155,8 +156,8 @@ def heal() -> None:
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.01)
     rwlock = Path(".dvc/tmp/rwlock")
-    if rwlock.exists() and not _readable(rwlock):
-        rwlock.unlink()  # a kill left it torn: every later `dvc repro` would exit 255. DVC drops dead owners itself
+    if rwlock.exists() and not _held(rwlock):
+        rwlock.unlink()  # every later `dvc repro` would be refused
     _close_site_cache()
     litter.sweep()
 
@@ -211,6 +212,21 @@ def _readable(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _held(rwlock: Path) -> bool:
+    """Return whether a living dvc of this folder holds DVC's lock of paths: somebody's own, for ours have ended.
+
+    A kill may leave it torn, or with the number of a process that now is another's or not yet buried: DVC would wait
+    for that one.
+    """
+    holders = set(re.findall(r'"pid": (\d+)', rwlock.read_text(encoding="utf-8"))) if _readable(rwlock) else set()
+    living = False
+    for process in (Path("/proc") / number for number in holders):
+        with contextlib.suppress(OSError):
+            ours = (process / "cwd").resolve() == Path.cwd().resolve()
+            living |= ours and b"dvc" in (process / "cmdline").read_bytes()
+    return living
 
 
 def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +55,26 @@ def test_a_torn_lock_of_dvc_is_taken_away(content, book):
     lock.write_bytes(content)
     run.heal()
     assert not lock.exists()
+
+
+@fault("F3")
+def test_a_lock_of_dvc_whose_holder_s_number_is_another_process_s_is_taken_away_and_a_living_dvc_s_is_not(book):
+    lock = Path(".dvc/tmp/rwlock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(["sleep", "600"]) as other, subprocess.Popen(["sleep", "600"], cwd="/") as elsewhere, \
+         subprocess.Popen(["dvc-of-somebody", "600"], executable=shutil.which("sleep")) as theirs:  # fmt: skip
+        try:
+            for holder, stays in ((other, False), (elsewhere, False), (theirs, True)):
+                lock.write_text(json.dumps({"write": {"x": {"pid": holder.pid, "cmd": "dvc repro"}}, "read": {}}))
+                run.heal()
+                assert lock.exists() is stays
+            theirs.kill()  # and not yet buried
+            time.sleep(0.1)
+            run.heal()
+            assert not lock.exists()
+        finally:
+            for process in (other, elsewhere, theirs):
+                process.kill()
 
 
 @fault("F3")
