@@ -22,7 +22,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from features.errors import ConfigurationRefused, GateRefused, IntegrityRefused, Problem, ServiceRefused
-from pipeline import letter, postgres, run, tombstones, traces, versions
+from pipeline import healing, letter, postgres, run, tombstones, traces, versions
 from pipeline.fingerprint import sha256
 from pipeline.publish import Params
 from pipeline.stage import read_json, write_json
@@ -44,7 +44,7 @@ def erase(customer: str, *, dry_run: bool = False) -> int:
     to = postgres.sink(params.postgres, params.postgres_table)
     with run.owned():
         if not dry_run:
-            run.heal()
+            healing.heal()
         owned = credits_of(customer)
         found = survey(trace, owned)
         stones = tombstones.load()

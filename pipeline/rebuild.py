@@ -28,9 +28,9 @@ from typing import Any
 import duckdb
 
 from features.errors import ConfigurationRefused, IntegrityRefused, Problem
-from pipeline import tombstones, versions
+from pipeline import healing, tombstones, versions
 from pipeline.fingerprint import sha256
-from pipeline.run import STATE, heal, owned
+from pipeline.run import STATE, owned
 from pipeline.stage import RECORD, read_json, resources, write_json
 
 STAGES = ("ingest", "observe", "featurise", "score", "explain", "decide", "worklist", "monitor", "report")
@@ -53,7 +53,7 @@ def bring_back(run_id: str) -> int:
             Problem(f"version {run_id}", f"one whose manifest is kept ({known})", "another", "Name one of them.")
         )
     with resources("rebuild"), _ended_by_signals(), owned():
-        heal()
+        healing.heal()
         if not versions.faults(version):
             print(f"rebuild: {version} stands, every file as its manifest states")
             return 0

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import importlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -33,7 +32,7 @@ from features.errors import (
     ResourceRefused,
     ServiceRefused,
 )
-from pipeline import held, litter, params_file, webhook
+from pipeline import healing, held, litter, params_file, webhook
 from pipeline.logbook import FORMAT, Logbook, now, sentence
 from pipeline.params import STAGES, overrides, read_params, resolved_as_of, source_name
 from pipeline.raw import has_linked_folders
@@ -140,95 +139,6 @@ def _preflight_sink() -> None:
     sinks.check()
 
 
-def heal() -> None:
-    """Undo what a killed run left: its stages, DVC's lock files, what is half written. Called under the lock."""
-    record = STATE / "group"
-    if record.exists():
-        group, _, started = record.read_text(encoding="utf-8").partition(" ")
-        for process in _group_members(int(group or 0)):
-            if started and _started(process) >= int(started):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-        record.unlink()
-    while orphans := _orphans():  # also of a run that was killed before it could write its record
-        for process in orphans:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.01)
-    rwlock = Path(".dvc/tmp/rwlock")
-    if rwlock.exists() and not _held(rwlock):
-        rwlock.unlink()  # every later `dvc repro` would be refused
-    _close_site_cache()
-    litter.sweep()
-
-
-def _close_site_cache() -> None:
-    """Have DVC's site cache closed to others: DVC makes it open to every user and unpickles what lies in it.
-
-    One that was open is emptied, since nobody knows who wrote there; it only spares DVC some hashing.
-    """
-    site = Path(".dvc/tmp/site")
-    if site.is_dir() and site.stat().st_mode & (stat.S_IWOTH | stat.S_IWGRP):
-        shutil.rmtree(site)
-    site.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _group_members(group: int) -> list[int]:
-    """Return the living processes of a process group."""
-    members = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[2]) == group and fields[0] != "Z":
-                    members.append(int(entry.name))
-    return members
-
-
-def _orphans() -> list[int]:
-    """Return the living processes that a run of this workspace started: they hold the name of its record."""
-    mark = f"{RECORD}={(STATE / 'failure.json').resolve()}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
-
-
-def _started(process: int) -> int:
-    """Return a process's start in clock ticks since boot; -1 where it is gone."""
-    try:
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return -1
-
-
-def _readable(path: Path) -> bool:
-    """Return whether a file holds JSON."""
-    try:
-        read_json(path)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _held(rwlock: Path) -> bool:
-    """Return whether a living dvc of this folder holds DVC's lock of paths: somebody's own, for ours have ended.
-
-    A kill may leave it torn, or with the number of a process that now is another's or not yet buried: DVC would wait
-    for that one.
-    """
-    holders = set(re.findall(r'"pid": (\d+)', rwlock.read_text(encoding="utf-8"))) if _readable(rwlock) else set()
-    living = False
-    for process in (Path("/proc") / number for number in holders):
-        with contextlib.suppress(OSError):
-            ours = (process / "cwd").resolve() == Path.cwd().resolve()
-            living |= ours and b"dvc" in (process / "cmdline").read_bytes()
-    return living
-
-
 def dvc(*arguments: str, line: Callable[[str], None] = print) -> int:
     """Run dvc in a process group of its own and return an exit code of ARCHITECTURE's list.
 
@@ -251,7 +161,7 @@ def _dvc(arguments: Iterable[str], line: Callable[[str], None], failure: Path, e
     )  # fmt: skip
     reader = threading.Thread(target=lambda: [line(text.rstrip("\n")) for text in child.stdout or ()], daemon=True)
     reader.start()
-    (STATE / "group").write_text(f"{child.pid} {_started(child.pid)}", encoding="utf-8")
+    (STATE / "group").write_text(f"{child.pid} {healing.started(child.pid)}", encoding="utf-8")
     received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -276,7 +186,7 @@ def _dvc(arguments: Iterable[str], line: Callable[[str], None], failure: Path, e
         return 128 + received[0]
     if code == 0:
         return 0
-    if _readable(failure):
+    if healing.readable(failure):
         return int(read_json(failure)["exit_code"])
     return 128 - code if code < 0 else 1
 
@@ -328,7 +238,7 @@ def tell(command: str, log: str | None, action: Callable[[Logbook], int], *, str
                 raise
             finally:
                 record = STATE / "failure.json"
-                facts = book.summary(code, read_json(record) if _readable(record) else None)
+                facts = book.summary(code, read_json(record) if healing.readable(record) else None)
                 book.end(facts)
                 if refused is not None:  # before any stage: the record of a stage's own refusal is there already
                     leave_record(record, command, refused)
@@ -369,7 +279,7 @@ def _reproduce(book: Logbook) -> int:
     from pipeline import sinks, tracking, versions
     from pipeline.promote import Params as Promote
 
-    heal()
+    healing.heal()
     tracking.spool.begin()
     _warn_open_ended()
     scorer = Path("data/promote/scorer/manifest.json")
@@ -406,7 +316,7 @@ def retrain(*, log: str | None = None, strict: bool = False) -> int:
     def act(book: Logbook) -> int:
         preflight()
         _refuse_altered()
-        heal()
+        healing.heal()
         code = dvc("repro", "ingest", line=book.line) or _look_into_links(book)
         if code:
             return code

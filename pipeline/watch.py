@@ -27,7 +27,7 @@ import yaml
 
 from features.errors import BusyRefused, ConfigurationRefused, Problem, Refusal
 from features.mapping import Mapping
-from pipeline import amend, bundle, decide, inbox, ingest, ledger, run, touched, versions
+from pipeline import amend, bundle, decide, healing, inbox, ingest, ledger, run, touched, versions
 from pipeline.amend import Amendment, Published
 from pipeline.fingerprint import sha256
 from pipeline.logbook import Logbook
@@ -249,7 +249,7 @@ def mend(asked: Asked) -> int:
         return 0
 
     def act(book: Logbook) -> int:
-        run.heal()
+        healing.heal()
         versions.repair_current()
         state, params, mapping = State.load(source), ingest.Params.load(), ingest.load_mapping(source)
         for name in journal.names():

@@ -17,7 +17,7 @@ from fault_ground import ended, tree
 
 from features.errors import ConfigurationRefused
 from pipeline import __main__ as command_line
-from pipeline import ingest, publish, run, versions
+from pipeline import healing, ingest, publish, run, versions
 
 fault = pytest.mark.fault
 fault = pytest.mark.fault
@@ -168,7 +168,7 @@ def test_an_error_of_the_disk_at_the_nth_write_of_publish(lasting, number, book,
             break
         assert found.code == 5, found.said
         whole()
-        run.heal()
+        healing.heal()
         assert not list(versions.VERSIONS.glob(".tmp-*"))
     assert nth > step
     assert whole() != before
@@ -233,7 +233,7 @@ def test_a_site_cache_that_was_open_is_emptied_and_closed(book):
     (site / "repo").mkdir(parents=True, exist_ok=True)
     (site / "repo/planted").touch()
     site.chmod(0o777)
-    run.heal()
+    healing.heal()
     assert list(site.iterdir()) == []
     assert not site.stat().st_mode & 0o077
 

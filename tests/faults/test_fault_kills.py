@@ -19,7 +19,7 @@ import pytest
 from fault_book import bytes_of, republish, whole
 from workspaces import Workspace
 
-from pipeline import bundle, litter, promote, run, versions
+from pipeline import bundle, healing, litter, promote, versions
 
 fault = pytest.mark.fault
 KILLS = int(os.environ.get("FAULT_KILLS", "45"))
@@ -121,7 +121,7 @@ def test_a_kill_at_any_moment_of_a_stage_is_healed_by_the_next_run(stage, book, 
         time.sleep(draw.uniform(0, took))
         begun.kill()
         amid += begun.wait() == -9
-        run.heal()
+        healing.heal()
         assert not folder.exists()
         began = time.monotonic()
         code, said = forks.run(stage, book.folder, TMPDIR=str(temporary))
@@ -164,6 +164,6 @@ def test_promote_ended_at_a_step_does_the_rest_when_it_runs_again(step, after, b
         patched.setattr(bundle, step, ended)
         with pytest.raises(Killed):
             promote.main()
-    run.heal()
+    healing.heal()
     promote.main()
     assert bytes_of(Path("data/promote")) == right

@@ -19,7 +19,7 @@ from fault_ground import tree
 from workspaces import ROOT
 
 from features.errors import BusyRefused
-from pipeline import run
+from pipeline import healing, run
 from pipeline.litter import LOCK, STAGE, mend_lock
 from pipeline.stage import RECORD
 
@@ -36,15 +36,15 @@ def test_an_orphan_of_a_killed_dvc_is_ended_before_the_next_run(how, book):
     assert child.stdout
     with child.stdout:
         orphan = int(child.stdout.readline())
-    (run.STATE / "group").write_text(f"{child.pid} {run._started(child.pid)}")
+    (healing.STATE / "group").write_text(f"{child.pid} {healing.started(child.pid)}")
     os.kill(child.pid, how)
     child.wait()
-    assert run._started(orphan) > 0
-    run.heal()
+    assert healing.started(orphan) > 0
+    healing.heal()
     time.sleep(0.1)
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         assert (Path(f"/proc/{orphan}/stat").read_text().rpartition(")")[2].split()[0]) == "Z"
-    assert not (run.STATE / "group").exists()
+    assert not (healing.STATE / "group").exists()
 
 
 @fault("F3")
@@ -53,7 +53,7 @@ def test_a_torn_lock_of_dvc_is_taken_away(content, book):
     lock = Path(".dvc/tmp/rwlock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.write_bytes(content)
-    run.heal()
+    healing.heal()
     assert not lock.exists()
 
 
@@ -66,11 +66,11 @@ def test_a_lock_of_dvc_whose_holder_s_number_is_another_process_s_is_taken_away_
         try:
             for holder, stays in ((other, False), (elsewhere, False), (theirs, True)):
                 lock.write_text(json.dumps({"write": {"x": {"pid": holder.pid, "cmd": "dvc repro"}}, "read": {}}))
-                run.heal()
+                healing.heal()
                 assert lock.exists() is stays
             theirs.kill()  # and not yet buried
             time.sleep(0.1)
-            run.heal()
+            healing.heal()
             assert not lock.exists()
         finally:
             for process in (other, elsewhere, theirs):
@@ -80,9 +80,9 @@ def test_a_lock_of_dvc_whose_holder_s_number_is_another_process_s_is_taken_away_
 @fault("F3")
 @pytest.mark.parametrize("record", ["999999999 5", "", "0 0", "{own} 1000000000000000"])
 def test_a_stale_record_of_a_group_harms_nobody(record, book):
-    (run.STATE / "group").write_text(record.format(own=os.getpid()))
-    run.heal()
-    assert not (run.STATE / "group").exists()
+    (healing.STATE / "group").write_text(record.format(own=os.getpid()))
+    healing.heal()
+    assert not (healing.STATE / "group").exists()
 
 
 @fault("F4")
@@ -131,13 +131,13 @@ def test_of_six_that_start_at_once_one_runs_and_five_are_busy(book):
 @fault("F2")
 def test_an_orphan_of_a_run_that_wrote_no_record_is_ended_too(book):
     """A run that is killed between starting dvc and saying so: its children hold the name of its record."""
-    mark = {RECORD: str((run.STATE / "failure.json").resolve())}
+    mark = {RECORD: str((healing.STATE / "failure.json").resolve())}
     orphan = subprocess.Popen(["sleep", "600"], env=os.environ | mark, start_new_session=True)
     other = subprocess.Popen(["sleep", "600"], env=os.environ | {RECORD: "/elsewhere/.run/failure.json"})
     try:
-        while not run._orphans():  # until the child is what it will be
+        while not healing.orphans():  # until the child is what it will be
             time.sleep(0.01)
-        run.heal()
+        healing.heal()
         assert orphan.wait(timeout=10) == -signal.SIGKILL
         assert other.poll() is None
     finally:
@@ -149,7 +149,7 @@ def test_an_orphan_of_a_run_that_wrote_no_record_is_ended_too(book):
 def test_what_a_kill_left_lying_about_is_swept_away_and_nothing_else(book, tmp_path):
     scratch = tmp_path / f"bellwether-run-{'0' * 16}"
     (scratch / "duckdb").mkdir(parents=True)
-    (run.STATE / "scratch").write_text(str(scratch))
+    (healing.STATE / "scratch").write_text(str(scratch))
     kept = [Path("data/select/.keep"), Path("data/raw/flat/notes.tmp"), tmp_path / "mine"]
     litter = [Path(".dvc/cache/files/md5/ab/.Xn9vVJ_8kq4z8Jc2f1aB-g.tmp"), Path("data/select/.Xn9vVJ_8kq4z8Jc2f1aB-g.tmp"),
               Path("data/promote/champion/.tmp-flat/booster.txt"), Path("data/publish/.current-17"),
@@ -158,7 +158,7 @@ def test_what_a_kill_left_lying_about_is_swept_away_and_nothing_else(book, tmp_p
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     before = tree(Path("data"))
-    run.heal()
+    healing.heal()
     assert not [path for path in (*litter, scratch, Path("data/promote/champion/.tmp-flat")) if path.exists()]
     assert all(path.exists() for path in kept)
     gone = {str(path.relative_to("data")) for path in litter if path.is_relative_to("data")}
@@ -168,10 +168,10 @@ def test_what_a_kill_left_lying_about_is_swept_away_and_nothing_else(book, tmp_p
 @fault("F1")
 @pytest.mark.parametrize("record", ["", "/", "/tmp", "data", "\0", "/etc/passwd"])
 def test_a_torn_record_of_a_scratch_folder_removes_nothing(record, book):
-    (run.STATE / "scratch").write_text(record)
+    (healing.STATE / "scratch").write_text(record)
     before = tree(Path("data"))
-    run.heal()
-    assert not (run.STATE / "scratch").exists()
+    healing.heal()
+    assert not (healing.STATE / "scratch").exists()
     assert tree(Path("data")) == before
 
 

@@ -20,7 +20,7 @@ from servers import free_port
 from workspaces import ROOT
 
 from features.errors import DataRefused, Problem
-from pipeline import run, webhook
+from pipeline import healing, run, webhook
 from pipeline.logbook import Logbook
 
 HOLD = "import sys; sys.argv[1:] = ['run']; from pipeline.run import owned\nwith owned(): print('held', flush=True); input()"
@@ -198,7 +198,8 @@ def room(tmp_path, monkeypatch) -> Path:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     for name in ("data/raw/simulated", "data/ingest"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("_ensure_repository", "preflight", "heal", "_warn_open_ended"):
+    monkeypatch.setattr(healing, "heal", lambda: None)
+    for name in ("_ensure_repository", "preflight", "_warn_open_ended"):
         monkeypatch.setattr(run, name, lambda: None)
     monkeypatch.setattr(run, "dvc", lambda *_, **__: 0)
     return tmp_path

@@ -27,7 +27,7 @@ from servers import postgres as server
 from workspaces import ROOT
 
 from features.errors import ConfigurationRefused, IntegrityRefused, Refusal, ServiceRefused
-from pipeline import postgres, publish, run, versions
+from pipeline import healing, postgres, publish, run, versions
 
 dbapi = pytest.importorskip("adbc_driver_postgresql.dbapi")
 TYPES = {
@@ -527,7 +527,7 @@ def test_a_run_ends_with_8_says_that_the_files_stand_and_the_next_run_brings_the
     folder = version("a")
     versions.make_current("shop", "2026-01-01", "a")
     monkeypatch.setattr(versions, "describe_current", lambda: "current is a")
-    monkeypatch.setattr(run, "heal", lambda: None)
+    monkeypatch.setattr(healing, "heal", lambda: None)
     monkeypatch.setattr(run, "_warn_open_ended", lambda: None)
     params("BELLWETHER_URL")
     run.STATE.mkdir()
