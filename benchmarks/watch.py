@@ -56,6 +56,7 @@ def workspace(folder: Path, customers: int, months: int) -> None:
     params["observe"] |= {"history_months": FIRST_DATE, "snapshot_months": 12, "left_early": "good"}
     params["tune"] |= {"trials": 2}
     params["train"] |= {"seeds": 1, "until": until}
+    params["evaluate"] |= {"folds": 2, "repeats": 1}
     params["explain"] |= {"tried_customers": 100, "refit_rows": 2000}
     params["monitor"]["limits"] |= {name: {"stop": 99} for name in ("population_change", "score_psi")}  # so old a model
     # the lender's customers come within its first sixty months: so many are there after `months`

@@ -6,6 +6,7 @@ Then that is this module, run as a program, and the stage that asked for the fil
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 DATABASE = "bellwether.duckdb"
 TABLE = "scored_customers"
+UNSYNCED = "fsync failed"  # all that the engine says where a disk does not keep what it was given
 
 
 def write(folder: Path) -> None:
@@ -29,6 +31,8 @@ def write(folder: Path) -> None:
     if done.returncode == 0:
         return
     number = next((number for number in DISK if os.strerror(number) in done.stderr), None)
+    if number is None and UNSYNCED in done.stderr:
+        number = errno.EIO
     if number is not None:
         raise OSError(number, os.strerror(number), DATABASE)
     raise RuntimeError(f"{DATABASE}: exit code {done.returncode}: {done.stderr[-500:]}")
