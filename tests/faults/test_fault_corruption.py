@@ -150,8 +150,10 @@ def test_mutated_deliveries(part, shop, fork, tmp_path):
         code, said = forks.run("ingest", shop.folder, TMPDIR=str(shop.scratch))
         what = f"mutant {number}: {how.__name__} of {final}, manifest {stated}: {code} {said[-900:]}"
         codes[code] += 1
+        # B3: of a column that no delivery ever had, the mapping is wrong (4)
+        renamed = read.partition(b"\n")[0] != sound[name].partition(b"\n")[0]
         checks = {
-            "exit code": code == 7 if stated else code in (0, 2, 5, 7),
+            "exit code": code == 7 if stated else code in (0, 2, 5, 7) or (code == 4 and renamed),
             "no traceback": "Traceback" not in said,
             "what was published stands": tree(shop.folder / "data/publish") == shop.published,
             "no litter": list(shop.scratch.iterdir()) == [],
