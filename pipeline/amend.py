@@ -36,7 +36,7 @@ TABLE, MARKS = "scored_customers.parquet", "watched.parquet"
 WRITTEN = (TABLE, "scored_customers.csv", "bellwether.duckdb", "changes.parquet", "alerts.parquet", "overrides.parquet",
            MARKS, "manifest.json")  # fmt: skip
 CARRIED = ("report", "document", "worklist", "contract", "model_version")  # of a manifest's facts
-BATCH = 65_536
+BATCH = 16_384  # rows of 55 columns, of which a step holds three or four copies
 MEMORY = "512MiB"  # of DuckDB, while it writes its file
 
 
@@ -129,8 +129,11 @@ def new_rows(amendment: Amendment, base: Published, run_id: str) -> pa.Table:
     return pa.concat_tables(parts).sort_by("customer_id").combine_chunks()
 
 
-def merged(table: Path, customers: Sequence[str], rows: pa.Table, run_id: str) -> Iterator[pa.Table]:
-    """Yield a published table batch by batch with `rows` in place of those of `customers`, by customer_id."""
+def merged(table: Path, customers: Sequence[str], rows: pa.Table, run_id: str | None = None) -> Iterator[pa.Table]:
+    """Yield a published table batch by batch with `rows` in place of those of `customers`, by customer_id.
+
+    Both are in that order. run_id: what every row is to say, where the table has the column.
+    """
     gone = pa.array(customers, pa.string())
     at = 0
     ids = rows["customer_id"].to_pylist()
@@ -139,8 +142,9 @@ def merged(table: Path, customers: Sequence[str], rows: pa.Table, run_id: str) -
         part = pa.Table.from_batches([batch])
         last = part["customer_id"][part.num_rows - 1].as_py() if part.num_rows else ""
         part = part.filter(pc.invert(pc.is_in(part["customer_id"], gone))).select(schema.names).cast(schema)
-        place = schema.get_field_index("run_id")
-        part = part.set_column(place, schema.field(place), pa.array([run_id] * part.num_rows, pa.string()))
+        if run_id is not None:
+            place = schema.get_field_index("run_id")
+            part = part.set_column(place, schema.field(place), pa.repeat(pa.scalar(run_id), part.num_rows))
         upto = at
         while upto < len(ids) and ids[upto] <= last:
             upto += 1
@@ -247,24 +251,18 @@ def _evened(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 def _beside(current: Published, base: Published, amendment: Amendment, rows: pa.Table, scratch: Path) -> dict[str, int]:
     """Write alerts, overrides, changes and marks; return how many moved since the version before, and how."""
-    gone = pa.array(amendment.customers, pa.string())
-    for name, new in (("alerts", amendment.decided.alerts), ("overrides", amendment.decided.people)):
-        old = pq.read_table(current.folder / f"{name}.parquet")
-        kept = old.filter(pc.invert(pc.is_in(old["customer_id"], gone))).replace_schema_metadata(None)
-        both = pa.concat_tables([kept, new.select(kept.schema.names).cast(kept.schema)])
-        pq.write_table(both.sort_by("customer_id"), scratch / f"{name}.parquet", compression="zstd")  # stable
+    for name, anew in (("alerts", amendment.decided.alerts), ("overrides", amendment.decided.people)):
+        old = current.folder / f"{name}.parquet"
+        schema = pq.read_schema(old).remove_metadata()
+        parts = merged(old, amendment.customers, anew.select(schema.names).cast(schema))
+        with pq.ParquetWriter(scratch / f"{name}.parquet", schema, compression="zstd") as parquet:
+            for part in _evened(parts):
+                parquet.write_table(part, row_group_size=BATCH)
     pq.write_table(to_table(amendment.marks), scratch / MARKS, compression="zstd")
     before = compared_with(base, amendment.as_of)
-    columns = ["customer_id", *changes.SHOWN]
-    who: Sequence[str] | None = sorted(amendment.dates)
-    if before is None:
-        moved = changes.between(None, rows)
-    elif before == base.manifest["run_id"]:  # whoever is not marked stands as in the base
-        moved = changes.between(base.rows(who or [], columns), rows_of(scratch / TABLE, who or [], columns))
-    else:
-        earlier = pq.read_table(versions.VERSIONS / before / TABLE, columns=columns)
-        moved = changes.between(earlier, pq.read_table(scratch / TABLE, columns=columns))
+    moved = moved_since(base, before, sorted(amendment.dates), scratch / TABLE)
     pq.write_table(moved, scratch / "changes.parquet", compression="zstd")
+    columns = ["customer_id", *changes.SHOWN]
     delta = changes.between(current.rows(amendment.customers, columns), rows.select(columns))
     codes = {
         side: sum(len(each.split(";")) for each in delta[f"alerts_{side}"].to_pylist() if each)
@@ -274,6 +272,21 @@ def _beside(current: Published, base: Published, amendment: Amendment, rows: pa.
     left = pc.sum(pc.equal(delta["moved"], "left")).as_py() or 0
     return {"moved": delta.num_rows, "came": came, "left": left,
             **{f"alerts_{side}": count for side, count in codes.items()}}  # fmt: skip
+
+
+def moved_since(base: Published, before: str | None, marked: Sequence[str], now: Path) -> pa.Table:
+    """Return what moved between the version `before` (null: none) and the table `now`, as `changes.between`.
+
+    Whoever is not marked stands as in the base: what moved of him is told by its own changes, or nothing did.
+    """
+    columns = ["customer_id", *changes.SHOWN]
+    if before is None:
+        return changes.between(None, rows_of(now, marked, columns))
+    earlier = rows_of(versions.VERSIONS / before / TABLE, marked, columns)
+    moved = changes.between(earlier, rows_of(now, marked, columns))
+    if before == base.manifest["run_id"]:
+        return moved
+    return pa.concat_tables([moved.slice(0, 0), *merged(base.folder / "changes.parquet", marked, moved)])
 
 
 def _inputs(scratch: Path) -> list[str]:

@@ -55,26 +55,40 @@ def _run(build: Reading, sql: str) -> Any:
 
 
 def _keys(build: Reading, table: str) -> None:
-    """Make `keys_<table>`, what references may name, and `arrived_<table>`, those that came with this run."""
+    """Make `keys_<table>`, what references may name, and `arrived_<table>`, those that came with this run.
+
+    Of the keys of earlier rows those that a row of this run names: few, where few rows come to many customers.
+    """
     key = name(build.mapping.contract(table).key[0])
     own = f"SELECT {key} FROM {staged(table)} WHERE _state = {KEPT}"
     parts = build.earlier.parts(table)
     before = f"SELECT {key} FROM {scan(parts)}" if parts else f"SELECT {key} FROM {staged(table)} WHERE false"
-    _run(build, f"CREATE TEMP TABLE {name('keys_' + table)} AS {before} UNION {own}")
-    _run(build, f"CREATE TEMP TABLE {name('arrived_' + table)} AS {own} EXCEPT {before}")
+    naming = [own]
+    for other in build.mapping.tables:
+        for column, target in references(build.mapping.contract(other), set(build.mapping.tables)):
+            naming += [f"SELECT {name(column)} FROM {staged(other)}"] if target == table else []
+    spoken = f"{before} WHERE {key} IN ({' UNION '.join(naming)})" if parts else before
+    _run(build, f"CREATE TEMP TABLE {name('keys_' + table)} AS {spoken} UNION {own}")
+    _run(build, f"CREATE TEMP TABLE {name('arrived_' + table)} AS {own} EXCEPT ({spoken})")
 
 
 def alike(build: Reading, table: str) -> int:
-    """Return how many identifiers of a table of customers or credits another one differs from in case, blanks or form.
+    """Return how many identifiers differ from one that came with this run in case, blanks or form alone, and those.
 
-    They stay what they are; who reads the count decides whether one customer goes by two names.
+    Of a table of customers or credits, once it is written. They stay what they are; who reads the count decides whether
+    one customer goes by two names.
     """
     if table not in HOLDERS.values():
         return 0
     unseen = " \t\u00a0\u00ad\u200b\u200c\u200d\u2060\u3000\ufeff"
     key = name(build.mapping.contract(table).key[0])
     bare = f"lower(nfc_normalize(translate({key}, {quote(unseen)}, '')))"
-    groups = f"SELECT count(*) AS several FROM {name('keys_' + table)} GROUP BY {bare} HAVING count(*) > 1"
+    parts = build.earlier.parts(table)
+    everyone = scan(parts) if parts else name("keys_" + table)
+    groups = (
+        f"SELECT count(DISTINCT {key}) AS several FROM {everyone} "
+        f"WHERE {bare} IN (SELECT {bare} FROM {name('arrived_' + table)}) GROUP BY {bare} HAVING several > 1"
+    )
     return int(_run(build, f"SELECT coalesce(sum(several), 0) FROM ({groups})").fetchone()[0])
 
 

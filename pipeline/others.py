@@ -120,8 +120,9 @@ class Others:
         return Declared.from_plain(read_json(self._declared_file))
 
     def stood(self, month: dt.date) -> Stood:
-        """Return how others stood at a month's start; its numbers stay on disk."""
+        """Return how others stood at a month's start; its numbers stay on disk, and one month's are held at a time."""
         if month not in self._stood:
+            self._stood.clear()
             home = self.folder(month)
             levels, segments = (pq.read_table(home / f"{name}.parquet") for name in ("levels", "segments"))
             held = home / "values.f64"

@@ -6,7 +6,9 @@ overrides. A stage's own class stands in its module, so that editing one section
 
 from __future__ import annotations
 
+import copy
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,7 +29,7 @@ OVERRIDABLE = ("as_of", *(stage for stage in STAGES if stage != "simulate"))
 def read_params() -> dict[str, Any]:
     """Return params.yaml as plain data, or refuse (exit code 4) what is no mapping or has unknown keys."""
     try:
-        raw = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
+        raw = copy.deepcopy(_parsed(PARAMS_FILE.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ConfigurationRefused(
             Problem(
@@ -87,6 +89,12 @@ def read_params() -> dict[str, Any]:
     if problems:
         raise ConfigurationRefused(problems)
     return raw
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Any:
+    """Return what a text of YAML says: every section of a stage asks for the same file."""
+    return yaml.safe_load(text)
 
 
 def source_name() -> str:

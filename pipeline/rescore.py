@@ -11,6 +11,7 @@ import io
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from features.tables import describe_tables, open_tables
 from models.contract import PENDING, TableContract, check_table
 from models.grades import Scale
 from models.overrides import COLUMNS, read_overrides
+from models.scorer import Scorer
 from pipeline import decide, explain, explainer, featurise, observe, score
 from pipeline import params as parameters
 from pipeline.lending import Params as Lending
@@ -158,14 +160,30 @@ def _check(
     write_json(CHECKED, found)
 
 
+Files = tuple[tuple[str, bytes], ...]
+
+
+@lru_cache(maxsize=1)
+def _scorer(files: Files) -> Scorer:
+    """Return the scorer of a bundle; `watch` asks for the same one again and again."""
+    return Scorer.from_files(dict(files))
+
+
+@lru_cache(maxsize=1)
+def _explainer(files: Files, least_points: float, engine: str, language: str) -> explainer.Explainer:
+    """Return the explainer of a bundle, which works out how its reference rows stand."""
+    return explainer.Explainer.of(dict(files), least_points, engine, language)
+
+
 def _decided(as_of: dt.date, features: pa.Table, position: pa.Table, model: Model, data_version: str) -> Decided:
     """Return what score, explain and decide make of the features of one date."""
-    scores = score.run(model.files, features, score.Params.load().rows_at_a_time)
+    files = tuple(sorted(model.files.items()))
+    scores = score.run(model.files, features, score.Params.load().rows_at_a_time, scorer=_scorer(files))
     now = features.filter(pc.equal(features["months_back"], 0)).sort_by("customer_id")
     reasons = explainer.SCHEMA.empty_table()
     if now.num_rows and pq.read_metadata(io.BytesIO(model.files["reference.parquet"])).num_rows:
         params = explain.Params.load()
-        told = explainer.Explainer.of(model.files, params.least_points, params.engine, parameters.language())
+        told = _explainer(files, params.least_points, params.engine, parameters.language())
         reasons, _ = explainer.teller(told)(now)
     scale = Scale.from_json(model.files["grades.json"])
     numbers = read_policy(Path(Lending.load().policy), as_of)

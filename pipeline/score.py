@@ -135,11 +135,14 @@ def in_training(rows: pa.Table, keys: pa.Table) -> np.ndarray:
     return seen
 
 
-def run(files: dict[str, bytes], features: pa.Table, rows_at_a_time: int) -> pa.Table:
-    """Return one row a (customer, date), sorted by customer_id and as_of, in the stage's schema."""
+def run(files: dict[str, bytes], features: pa.Table, rows_at_a_time: int, scorer: Any = None) -> pa.Table:
+    """Return one row a (customer, date), sorted by customer_id and as_of, in the stage's schema.
+
+    scorer: what the files say, where the caller holds it already.
+    """
     from models.scorer import Scorer
 
-    scorer = Scorer.from_files(files)
+    scorer = scorer or Scorer.from_files(files)
     inputs = inputs_of(files)
     names = [each["name"] for each in inputs]
     reference = pd.read_parquet(io.BytesIO(files["reference.parquet"]))

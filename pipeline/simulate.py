@@ -137,10 +137,11 @@ def main() -> None:
     chosen = source_name()
     params = Params.load()
     fresh(RAW)
-    fresh(TRUTH)
-    if chosen != SOURCE:
+    fresh(TRUTH.parent)
+    if chosen != SOURCE:  # DVC brings no empty folder back: there must be none within an output
         say("simulate", f"nothing to do, the source is {chosen}: the artificial lender's folders are left empty")
         return
+    TRUTH.mkdir()
     written = run(params, RAW, TRUTH)
     say(
         "simulate",

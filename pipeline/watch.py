@@ -34,7 +34,7 @@ from pipeline.logbook import Logbook
 from pipeline.others import Others, refuse_absent
 from pipeline.params import PARAMS_FILE, read_params, source_name
 from pipeline.raw import RAW, RawFile
-from pipeline.rescore import Model, decided, months_of
+from pipeline.rescore import Decided, Model, decided, months_of
 from pipeline.score import inputs_of
 from pipeline.stage import say, write_json
 
@@ -172,15 +172,22 @@ def _recomputed(
     whose = set(tables.customers_of(own)) | {one for one, day in dates.items() if before.get(one) != day}
     if state.others is not None and others.key(months_of(before.values())) != state.others:
         whose = set(dates)
-    model = Model(state.current.manifest["model_version"], bundle.read(state.current.folder / "scorer"))
     version = decide.data_version(decide.LEDGER.read_bytes(), as_of.isoformat())
-    with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
-        due = tables.lay({one: dates[one] for one in whose}, Path(scratch))
-        found = decided(Path(scratch), due, others, model, version)
+    due, found = _anew(state, tables, {one: dates[one] for one in whose}, others, version)
     marks = touched.merged(marks, {("customer_id", one): day for one, day in due.items() if dates.get(one) != day})
     everyone = dates | due
     key = others.key(months_of(everyone.values()))
     return Amendment(source, as_of, version, list(due), found, marks, everyone, deliveries, key)
+
+
+def _anew(
+    state: State, tables: touched.Tables, due: dict[str, dt.date], others: Others, version: str
+) -> tuple[dict[str, dt.date], Decided]:
+    """Return who is recomputed at which date, and what comes of it by the current model; others are prepared."""
+    model = Model(state.current.manifest["model_version"], bundle.read(state.current.folder / "scorer"))
+    with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
+        due = tables.lay(due, Path(scratch))
+        return due, decided(Path(scratch), due, others, model, version)
 
 
 def _receipt(source: str, as_of: str, run_id: str, base: str) -> None:
@@ -323,14 +330,24 @@ def look(asked: Asked, torn: dict[str, float]) -> list[int]:
 
 
 def ready(asked: Asked) -> None:
-    """Mend what a kill left, and work out, while there is time, how others stood in the months to be looked at."""
+    """Mend what a kill left, and do, while there is time, what no delivery changes.
+
+    How others stood in the months to be looked at is worked out. One customer is rehearsed and thrown away: libraries
+    and model are loaded then, and a model that cannot score any more is refused before a delivery comes.
+    """
     from pipeline.featurise import Params as Featurise
 
     run.refuse_open_doors()
     mend(asked)
     with run.owned():
-        day = State.load(source_name()).current.as_of
-        Others(Featurise.load()).prepare(months_of([day]))
+        state, others = State.load(source_name()), Others(Featurise.load())
+        day = state.current.as_of
+        others.prepare(months_of([day]))
+        table = pq.ParquetFile(state.current.folder / amend.TABLE)
+        for first in table.iter_batches(1, columns=["customer_id"]):
+            who = first["customer_id"][0].as_py()
+            _anew(state, touched.Tables(ingest.OUT), {who: day}, others, state.current.manifest["data_version"])
+            break
 
 
 def once(asked: Asked) -> int:

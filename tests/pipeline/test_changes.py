@@ -1,7 +1,16 @@
 """What moved between two publications, drawn by hand."""
 
-import pyarrow as pa
+import contextlib
+import tempfile
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import amend, versions
 from pipeline.changes import SHOWN, between
 
 COLUMNS = ("customer_id", *SHOWN)
@@ -43,3 +52,51 @@ def test_without_an_earlier_publication_nothing_moved_and_against_itself_neither
     assert nothing.num_rows == 0
     assert nothing.schema == between(table(BEFORE), table(NOW)).schema
     assert between(table(NOW), table(NOW)).num_rows == 0
+
+
+WHO = st.sampled_from([f"c{number}" for number in range(9)])
+STANDING = st.tuples(
+    st.sampled_from([0.01, 0.02]), st.integers(500, 502), st.sampled_from(["B1", "C1"]),
+    st.sampled_from([None, 100, 200]), st.sampled_from([14, 30]), st.sampled_from(["keep", "stop"]),
+    st.sampled_from(["", "PD_HIGH", "PD_HIGH;LIMIT_USE"]),
+)  # fmt: skip
+TYPES = pa.schema([("customer_id", pa.string()), ("pd_12m", pa.float64()), ("score", pa.int32()),
+                   ("grade", pa.string()), ("credit_limit_recommended", pa.int64()), ("payment_term_days", pa.int32()),
+                   ("action", pa.string()), ("alerts", pa.string())])  # fmt: skip
+
+
+def written(folder: Path, rows: dict[str, tuple]) -> pa.Table:
+    """Write a published table of a few customers, in order, and return it."""
+    folder.mkdir(parents=True)
+    made = pa.Table.from_pylist(
+        [dict(zip(COLUMNS, (who, *rows[who]), strict=True)) for who in sorted(rows)], schema=TYPES
+    )
+    pq.write_table(made, folder / amend.TABLE, row_group_size=2)
+    return made
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    earlier=st.dictionaries(WHO, STANDING), base=st.dictionaries(WHO, STANDING),
+    marked=st.dictionaries(WHO, st.none() | STANDING), batch=st.integers(1, 4), against=st.booleans(),
+)  # fmt: skip
+def test_what_moved_of_a_few_and_of_all_others_is_what_moved(earlier, base, marked, batch, against):
+    """Marked customers stand anew (null: they left); the rows told are those of the two whole tables side by side."""
+    now = {who: row for who, row in {**base, **marked}.items() if row is not None}
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        tables = [written(versions.VERSIONS / name, rows) for name, rows in (("e", earlier), ("b", base), ("n", now))]
+        pq.write_table(between(tables[0], tables[1]), versions.VERSIONS / "b/changes.parquet")
+        published = amend.Published(versions.VERSIONS / "b", {"run_id": "b", "as_of": "2026-01-01"})
+        size, amend.BATCH = amend.BATCH, batch
+        try:
+            found = amend.moved_since(
+                published, "b" if against else "e", sorted(marked), versions.VERSIONS / "n" / amend.TABLE
+            )
+            rows = tables[2].filter(pc.is_in(tables[2]["customer_id"], pa.array(sorted(marked), pa.string())))
+            whole = pa.concat_tables(
+                [tables[2].slice(0, 0), *amend.merged(versions.VERSIONS / "b" / amend.TABLE, sorted(marked), rows)]
+            )
+        finally:
+            amend.BATCH = size
+        assert found.to_pylist() == between(tables[1] if against else tables[0], tables[2]).to_pylist()
+        assert whole.to_pylist() == tables[2].to_pylist()

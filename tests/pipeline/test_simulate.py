@@ -127,7 +127,7 @@ def test_another_source_leaves_empty_folders_and_says_so(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
     assert list((tmp_path / "data/raw/simulated").iterdir()) == []
-    assert list((tmp_path / "data/simulate/truth").iterdir()) == []
+    assert list((tmp_path / "data/simulate").iterdir()) == []
 
 
 def test_the_stage_writes_what_its_pure_part_writes(six, tmp_path):

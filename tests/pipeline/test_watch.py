@@ -6,8 +6,10 @@ import contextlib
 import datetime as dt
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +19,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from crm_servers import (
+    quick,  # noqa: F401  credentials
+    serve,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from servers import postgres
+from test_crm import zoho_tenant
 from whole_book import published_at
 from workspaces import Workspace, copy_project
 
@@ -293,6 +302,61 @@ def test_what_is_said_and_refused_before_anything_moves(world, tmp_path, monkeyp
         capsys.readouterr()
         assert once() == 0
         assert "nothing taken" in capsys.readouterr().out
+
+
+def test_the_loop_takes_what_arrives_and_tells_database_and_crm(world, expected, tmp_path, monkeypatch):
+    """The command itself, left running: two deliveries, each published and brought to both; the second sends few."""
+    dbapi = pytest.importorskip("adbc_driver_postgresql.dbapi")
+    tenant = zoho_tenant()
+    grades = [f"{letter}{number}" for letter in "ABCDE" for number in (1, 2, 3)]
+    tenant.fields["Risk_Grade"]["options"] = grades
+    tenant.fields["Risk_Action"]["options"] = ["keep", "raise", "review", "reduce", "prepay", "stop"]
+    with postgres() as url, serve(tenant), copied(world, tmp_path / "project") as cuts:
+        workspace, before = Workspace(Path.cwd()), versions.CURRENT.readlink()
+        workspace.set_params({"publish": {"postgres": "BELLWETHER_URL"}})
+        mapping = yaml.safe_load(Path("data/crm/zoho.yaml").read_text())
+        mapping["service"]["accounts_url"] = tenant.url
+        Path("data/crm/zoho.yaml").write_text(yaml.safe_dump(mapping))
+        monkeypatch.setenv("BELLWETHER_URL", url)
+
+        def asked(statement: str) -> list[tuple]:
+            with dbapi.connect(url) as connection, connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall()
+
+        def said(sentence: str, times: int) -> str:
+            end = time.monotonic() + 900
+            while (log := Path("log.txt").read_text()).count(sentence) < times:
+                assert time.monotonic() < end, log[-3000:]
+                assert loop.poll() is None, log[-3000:]
+                time.sleep(0.1)
+            return log
+
+        command = [sys.executable, "-m", "pipeline", "watch", "inbox", "--settle", "0.2", "--every", "0.1"]
+        with Path("log.txt").open("wb") as log:
+            loop = subprocess.Popen([*command, "--sync", "zoho"], stdout=log, stderr=log)
+        try:
+            said("waiting for deliveries", 1)
+            assert versions.CURRENT.readlink() == before
+            held = []
+            for number, name in enumerate("ab", start=1):
+                arrive(cuts, name, called=f".{name}")  # whole before it is looked at
+                Path(f"inbox/.{name}").rename(f"inbox/between-{name}")
+                said("watch: published", number)
+                mine = table()
+                held.append({record["Customer_Code"]: dict(record) for record in tenant.records.values()})
+                assert set(held[-1]) == set(mine.index)
+                assert {who: row["Risk_Grade"] for who, row in held[-1].items()} == mine["grade"].to_dict()
+                assert {who: row["Risk_As_Of"] for who, row in held[-1].items()} == mine["as_of"].astype(str).to_dict()
+                rows = asked("select customer_id, pd_12m, run_id from scored_customers order by customer_id")
+                assert rows == list(mine.reset_index()[["customer_id", "pd_12m", "run_id"]].itertuples(index=False))
+            writes = [body for method, path, body in tenant.calls if path.endswith("/upsert")]
+            sent = [row["Customer_Code"] for body in writes for row in body["data"]]
+            assert len(sent) - len(mine) < len(mine) / 2  # the second time only who was touched
+            assert set(sent[len(mine) :]) == {who for who, row in held[1].items() if row != held[0][who]}
+        finally:
+            loop.terminate()
+        assert loop.wait(timeout=60) == -signal.SIGTERM
 
 
 def test_an_erased_customer_does_not_come_back(world, expected, tmp_path):
