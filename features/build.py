@@ -357,7 +357,8 @@ class Matrix:
         """Return `carried` and every feature, of a table that holds the columns of all subjects."""
         wide = table.mutate(**{item.feature.name: item.feature.formula(table) for item in self.across})
         columns = {}
-        for feature, _, _ in self.features:
+        every = [feature for subject in self.subjects for feature in subject.features]
+        for feature in (*every, *(item.feature for item in self.across)):  # as in `features`, which hashes definitions
             value = wide[feature.name]
             if feature.kind == "numeric":
                 number = value.cast("float64")

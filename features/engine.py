@@ -39,6 +39,11 @@ class Engine(Protocol):
         """Return all rows: for counts, dates and vocabularies, never for what grows with the data."""
 
 
+# To say all features as SQL takes as long as to work them out for a few customers, as is done again and again
+MOST_SAID = 2_000
+_SAID: dict[Any, str] = {}
+
+
 class DuckDB:
     """An ibis DuckDB connection: kept tables are temporary tables, identifiers become codes."""
 
@@ -48,8 +53,14 @@ class DuckDB:
         self.connection = connection
 
     def sql(self, expression: ibis.Table) -> str:
-        """Return the query in DuckDB's SQL."""
-        return str(self.connection.compile(expression))
+        """Return the query in DuckDB's SQL; what was asked before, by names and types of tables, is remembered."""
+        operation = expression.op()
+        text = _SAID.get(operation)
+        if text is None:
+            if len(_SAID) >= MOST_SAID:
+                _SAID.clear()
+            text = _SAID[operation] = str(self.connection.compile(expression))
+        return text
 
     def keep(self, name: str, expression: ibis.Table) -> ibis.Table:
         """Work a table out once, as a temporary table."""

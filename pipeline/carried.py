@@ -11,6 +11,7 @@ It returns the earlier files that must be read once more for the text or content
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from features.expressions import name, quote
@@ -126,13 +127,21 @@ def _earlier_rows(build: Reading, table: str) -> int:
         return 0
     contract = build.mapping.contract(table)
     h, _ = hashes(contract, list(output_columns(contract, build.mapping.tables[table])))
-    listed = ", ".join(f"({quote(str(path.resolve()))}, {quote(file)})" for file, path in paths.items())
+    files = {str(path.resolve()): file for file, path in paths.items()}
+    asked = (  # one column of the index: as a rule no key was there before
+        f"SELECT DISTINCT filename FROM {scan(list(paths.values()), ', filename = true')} "
+        f"WHERE h IN (SELECT {h} FROM {staged(table)} WHERE _state = {KEPT})"
+    )
+    having = [row[0] for row in _run(build, asked).fetchall()]
+    if not having:
+        return 0
+    listed = ", ".join(f"({quote(path)}, {quote(files[path])})" for path in having)
     _run(
         build,
         f"""
         INSERT INTO {before}
         WITH found AS MATERIALIZED (
-            SELECT * FROM {scan(list(paths.values()), ", filename = true")}
+            SELECT * FROM {scan([Path(path) for path in having], ", filename = true")}
             WHERE h IN (SELECT {h} FROM {staged(table)} WHERE _state = {KEPT})
         ), origin AS (
             SELECT path, number FROM (VALUES {listed}) AS v(path, file) JOIN files USING (file)

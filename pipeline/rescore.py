@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import GateRefused
+from features.expressions import quote
 from features.tables import describe_tables, open_tables
 from models.contract import PENDING, TableContract, check_table
 from models.grades import Scale
@@ -130,8 +131,9 @@ def _featurised(
     if not asked:
         return []
     params, inputs = featurise.Params.load(), score.inputs_of(model.files)
-    connection = ibis.duckdb.connect(memory_limit=MEMORY, temp_directory=str(scratch), threads=2)
+    connection = ibis.duckdb.connect(memory_limit=MEMORY, threads=2)  # one like the other: queries are remembered
     try:
+        connection.raw_sql(f"SET temp_directory = {quote(str(scratch))}")
         every = connection.create_table("scoring", pa.concat_tables(list(asked.values())), temp=True)
         matrix = featurise.run(
             params, connection, open_tables(connection, tables), describe_tables(tables), every, every,
