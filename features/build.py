@@ -48,7 +48,7 @@ from features.definition import (
     narrowed,
 )
 from features.direct import Join, beside
-from features.engine import DuckDB, Engine
+from features.engine import Again, DuckDB, Engine
 from features.errors import DataRefused, Problem
 from features.panel import Panel
 from features.partials import MOST_VALUES, Plan, Values
@@ -110,6 +110,9 @@ class Matrix:
     ) -> None:
         self.engine: Engine = DuckDB(connection) if isinstance(connection, ibis.BaseBackend) else connection
         self.connection, self.settings = connection, settings
+        self.few, self._noted = few, Again(connection)
+        if few is not None:
+            self.engine = self._noted
         self._compiled: dict[bool, tuple[list[Join], list[Panel]]] = {}
         edge = few.declared.edge if few else self._edge(training, scoring)
         if edge is None:
@@ -124,7 +127,7 @@ class Matrix:
         held = {name: table for name, table in tables.items() if "known_on" in table.columns}
         rows, self.customers = self._prepared(held, (training, scoring), "")
         self.declared = few.declared if few else declare(self.engine, rows, description, self.edge)
-        self.lender = self._lender(rows, self.declared, few.standing if few else None)
+        self.lender = self._lender(rows, self.declared, self._standing if few else None)
         if applicants is not None:
             self.lender = self._of_applicants(held, applicants)
         if few is not None:  # their own numbers are worked out here, to be set against those of others
@@ -142,6 +145,22 @@ class Matrix:
         self.across: tuple[Across, ...] = tuple(affordability.across(numbers, settings.windows))
         if settings.only is not None:
             self.subjects, self.across = narrowed(self.subjects, self.across, settings.only)
+        if few is not None:
+            self.engine = DuckDB(connection)
+
+    def again(self, few: Few) -> None:
+        """Make what was declared of other rows, which lie under the same names by now; it stays declared as it is.
+
+        Only where it was made with `few`, and `few` declares as it did: then all that differs is rows.
+        """
+        self.few = few
+        self._compiled.clear()
+        self._noted.again()
+
+    def _standing(self, own: ibis.Table, dimensions: tuple[str, ...], least: int) -> ibis.Table:
+        """Set the few's own numbers against those of others, by what is given."""
+        kept = self._noted.keep("peers_own", own)
+        return self._noted.take(lambda: self.few.standing(kept, dimensions, least))  # type: ignore[union-attr]
 
     def _edge(self, training: ibis.Table, scoring: ibis.Table) -> dt.date | None:
         """Return the last training date, or the last to score where nothing trains."""

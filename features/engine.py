@@ -5,6 +5,7 @@ Definitions are Ibis expressions and know no engine. DuckDB is here; Spark is in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import ibis
@@ -70,3 +71,30 @@ class DuckDB:
     def rows(self, expression: ibis.Table) -> list[dict[str, Any]]:
         """Return all rows of a small result."""
         return list(self.connection.to_pyarrow(expression).to_pylist())
+
+
+class Again(DuckDB):
+    """A DuckDB that notes how each kept table came about, so that `again` makes all of them of other rows."""
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection)
+        self._steps: list[Callable[[], Any]] = []
+        self._newest: dict[str, str] = {}
+
+    def keep(self, name: str, expression: ibis.Table) -> ibis.Table:
+        """Work a table out once, and again whenever it is asked for."""
+        query = f'CREATE OR REPLACE TEMP TABLE "{name}" AS {self.sql(expression)}'
+        if self._newest.get(name) != query:  # two subjects keep what both of them look at
+            self._newest[name] = query
+            self.take(lambda: self.connection.raw_sql(query))
+        return self.connection.table(name)
+
+    def take(self, step: Callable[[], Any]) -> Any:
+        """Take a step now, and again whenever it is asked for; return what it returns."""
+        self._steps.append(step)
+        return step()
+
+    def again(self) -> None:
+        """Take all steps again, in their order: the tables that they begin with have other rows by now."""
+        for step in self._steps:
+            step()

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,38 +204,57 @@ def _write_table(current: Published, amendment: Amendment, rows: pa.Table, run_i
     metadata = dict(pq.read_schema(current.folder / TABLE).metadata or {}) | {b"bellwether.run_id": run_id.encode()}
     metadata.pop(b"ARROW:schema", None)
     schema = rows.schema.with_metadata(metadata)
-    path, made, count = scratch / TABLE, "bellwether.duckdb", 0
+    path, count = scratch / TABLE, 0
 
     def parts() -> Iterator[pa.Table]:
         return _evened(merged(current.folder / TABLE, amendment.customers, rows, run_id))
 
-    with (
-        pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as parquet,
-        (scratch / "scored_customers.csv").open("wb") as handle,
-    ):
-        handle.write(b"\xef\xbb\xbf")
-        with pa_csv.CSVWriter(handle, answers.safe_for_spreadsheets(rows.slice(0, 0)).schema) as csv:
-            for part in parts():
-                csv.write_table(answers.safe_for_spreadsheets(part))
-                parquet.write_table(part.cast(schema), row_group_size=BATCH)
-                count += part.num_rows
-    back, last, groups, same = pq.ParquetFile(path, page_checksum_verification=True), "", 0, True
-    for group, part in enumerate(parts()):
-        ids = part["customer_id"]
-        same &= back.read_row_group(group).replace_schema_metadata(None).equals(part) and last < ids[0].as_py()
-        same &= bool(pc.all(pc.less(ids[:-1], ids[1:])).as_py())
-        last, groups = ids[-1].as_py(), group + 1
-    with duckdb.connect(str(scratch / made)) as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY}'; SET threads = 2")
-        connection.execute(f"CREATE TABLE scored_customers AS SELECT * FROM read_parquet({quote(str(path))})")
-        held = connection.execute("SELECT count(*) FROM scored_customers").fetchall()[0][0]
-    if not same or back.num_row_groups != groups or held != count:
+    with ThreadPoolExecutor(1) as beside:  # the CSV beside the Parquet file, DuckDB's file beside the comparison
+        with (
+            pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as parquet,
+            (scratch / "scored_customers.csv").open("wb") as handle,
+        ):
+            handle.write(b"\xef\xbb\xbf")
+            with pa_csv.CSVWriter(handle, answers.safe_for_spreadsheets(rows.slice(0, 0)).schema) as csv:
+                for part in parts():
+                    written = beside.submit(_write_csv, csv, part)
+                    parquet.write_table(part.cast(schema), row_group_size=BATCH)
+                    count += part.num_rows
+                    written.result()
+        loaded = beside.submit(_write_database, path, scratch / "bellwether.duckdb")
+        same = _as_written(path, parts())
+        held = loaded.result()
+    if not same or held != count:
         raise GateRefused(
             Problem(
                 str(scratch), "the table, each customer once", "other content on disk", "Check the disk, run again."
             )
         )
     return count
+
+
+def _write_csv(csv: pa_csv.CSVWriter, part: pa.Table) -> None:
+    """Write a batch of rows."""
+    csv.write_table(answers.safe_for_spreadsheets(part))
+
+
+def _write_database(table: Path, out: Path) -> int:
+    """Write the DuckDB file of a table; return the rows that it holds."""
+    with duckdb.connect(str(out)) as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY}'; SET threads = 2")
+        connection.execute(f"CREATE TABLE scored_customers AS SELECT * FROM read_parquet({quote(str(table))})")
+        return int(connection.execute("SELECT count(*) FROM scored_customers").fetchall()[0][0])
+
+
+def _as_written(path: Path, parts: Iterator[pa.Table]) -> bool:
+    """Return whether a file's row groups are these batches, each customer once and in order."""
+    back, last, groups, same = pq.ParquetFile(path, page_checksum_verification=True), "", 0, True
+    for group, part in enumerate(parts):
+        ids = part["customer_id"]
+        same &= back.read_row_group(group).replace_schema_metadata(None).equals(part) and last < ids[0].as_py()
+        same &= bool(pc.all(pc.less(ids[:-1], ids[1:])).as_py())
+        last, groups = ids[-1].as_py(), group + 1
+    return same and back.num_row_groups == groups
 
 
 def _evened(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -32,6 +32,8 @@ def safe_for_spreadsheets(table: pa.Table) -> pa.Table:
 def _safe(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Return texts that no spreadsheet runs."""
     risky = pc.fill_null(pc.match_substring_regex(texts, FORMULA), fill_value=False)
+    if not pc.any(risky).as_py():
+        return texts
     quoted = pc.binary_join_element_wise(pa.scalar("'", texts.type), texts, pa.scalar("", texts.type))
     return pc.if_else(risky, quoted, texts)
 

@@ -46,6 +46,11 @@ def refuse_absent() -> None:
         raise ConfigurationRefused(Problem(", ".join(absent), "there, as the run left it", "no such file", again))
 
 
+def _numbers(path: Path) -> Any:
+    """Open plain doubles, which stay on disk."""
+    return np.memmap(path, np.float64, mode="r") if path.stat().st_size else np.empty(0)
+
+
 class Others:
     """The store as it is to be for the tables of data/ingest now; `prepare` works out what is missing."""
 
@@ -120,14 +125,11 @@ class Others:
         return Declared.from_plain(read_json(self._declared_file))
 
     def stood(self, month: dt.date) -> Stood:
-        """Return how others stood at a month's start; its numbers stay on disk, and one month's are held at a time."""
+        """Return how others stood at a month's start; its numbers stay on disk."""
         if month not in self._stood:
-            self._stood.clear()
             home = self.folder(month)
             levels, segments = (pq.read_table(home / f"{name}.parquet") for name in ("levels", "segments"))
-            held = home / "values.f64"
-            values = np.memmap(held, np.float64, mode="r") if held.stat().st_size else np.empty(0)
-            self._stood[month] = Stood.of(levels, segments, values)
+            self._stood[month] = Stood(levels, segments, lambda: _numbers(home / "values.f64"))
         return self._stood[month]
 
     def prepare(self, months: Iterable[dt.date]) -> int:

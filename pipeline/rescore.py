@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -76,7 +77,7 @@ def decided(tables: Path, dates: Mapping[str, dt.date], others: Others, model: M
         }
         parts = [
             _decided(day, features, position, model, data_version)
-            for day, features, position in _featurised(tables, observed, others, model, Path(scratch))
+            for day, features, position in _featurised(tables, observed, others, model)
         ]
     contract = TableContract.from_json(decide.CONTRACT.read_bytes())
     empty = Decided(contract.arrow_schema(without=("grade_published_before",)).empty_table(), _NO_ALERTS, _NO_PEOPLE)
@@ -118,36 +119,90 @@ def _observed(tables: Path, as_of: dt.date, customers: list[str], scratch: Path)
     return found.filter(pc.is_in(found["customer_id"], pa.array(customers, pa.string())))
 
 
+class Built:
+    """The features of a few customers, declared once and computed for the customers of one delivery after another.
+
+    To say what the features are takes several times as long as to compute them for a few hundred customers.
+    """
+
+    def __init__(self, tables: Path, every: pa.Table, others: Others, inputs: list[dict[str, Any]]) -> None:
+        import ibis
+
+        self.by = _deciding(tables, others, inputs)
+        self._spill = tempfile.TemporaryDirectory(prefix="bellwether-")
+        self.connection = ibis.duckdb.connect(memory_limit=MEMORY, threads=2)
+        self.connection.raw_sql(f"SET temp_directory = {quote(self._spill.name)}")
+        opened, asked = self._open(tables, every)
+        self.matrix = featurise.run(
+            featurise.Params.load(), self.connection, opened, describe_tables(tables), asked, asked,
+            only=frozenset(each["name"] for each in inputs), few=self._few(others),
+        )  # fmt: skip
+
+    def again(self, tables: Path, every: pa.Table, others: Others) -> None:
+        """Take up other rows, which declare the same."""
+        self._open(tables, every)
+        self.matrix.again(self._few(others))
+
+    def close(self) -> None:
+        """Let go of the engine and of what it spilled."""
+        self.connection.disconnect()
+        self._spill.cleanup()
+
+    def _open(self, tables: Path, every: pa.Table) -> tuple[dict[str, Any], Any]:
+        """Put these rows under the names that the engine knows; return tables and observations."""
+        asked = self.connection.create_table("scoring", every, temp=True, overwrite=True)
+        return open_tables(self.connection, tables), asked
+
+    def _few(self, others: Others) -> Any:
+        from features.among import among
+        from features.build import Few
+
+        return Few(others.declared, among(self.connection, others.stood))
+
+
+_BUILT: list[Built] = []  # what the delivery before left, if any
+
+
+def _deciding(tables: Path, others: Others, inputs: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """Return all that decides what is declared, whatever the rows."""
+    names = {path.parents[1].name for path in (tables / "tables").glob("*/known_month=*/part.parquet")}
+    return others.code, others.declared, names, inputs
+
+
+@contextmanager
+def _built(tables: Path, every: pa.Table, others: Others, inputs: list[dict[str, Any]]) -> Iterator[Built]:
+    """Yield what computes the features of these rows: what the delivery before left, where it declares the same."""
+    built = _BUILT.pop() if _BUILT else None
+    try:
+        if built is not None and built.by == _deciding(tables, others, inputs):
+            built.again(tables, every, others)
+        else:
+            old, built = built, None
+            if old is not None:
+                old.close()
+            built = Built(tables, every, others, inputs)
+        yield built
+    except BaseException:
+        if built is not None:
+            built.close()
+        raise
+    _BUILT.append(built)
+
+
 def _featurised(
-    tables: Path, observed: Mapping[dt.date, pa.Table], others: Others, model: Model, scratch: Path
+    tables: Path, observed: Mapping[dt.date, pa.Table], others: Others, model: Model
 ) -> list[tuple[dt.date, pa.Table, pa.Table]]:
     """Return (date, features, position) of each date on which anyone is observed."""
-    import ibis
-
-    from features.build import Few
-    from features.standing import among
-
     asked = {day: rows for day, rows in observed.items() if rows.num_rows}
     if not asked:
         return []
-    params, inputs = featurise.Params.load(), score.inputs_of(model.files)
-    connection = ibis.duckdb.connect(memory_limit=MEMORY, threads=2)  # one like the other: queries are remembered
-    try:
-        connection.raw_sql(f"SET temp_directory = {quote(str(scratch))}")
-        every = connection.create_table("scoring", pa.concat_tables(list(asked.values())), temp=True)
-        matrix = featurise.run(
-            params, connection, open_tables(connection, tables), describe_tables(tables), every, every,
-            only=frozenset(each["name"] for each in inputs),
-            few=Few(others.declared, among(connection, others.stood)),
-        )  # fmt: skip
-        made = []
+    inputs, made = score.inputs_of(model.files), []
+    with _built(tables, pa.concat_tables(list(asked.values())), others, inputs) as built:
         for day, rows in asked.items():
-            here = connection.create_table("scored", rows, temp=True, overwrite=True)
-            parts = list(matrix.groups(here, with_position=True))
+            here = built.connection.create_table("scored", rows, temp=True, overwrite=True)
+            parts = list(built.matrix.groups(here, with_position=True))
             made.append((day, *(pa.concat_tables([part[at] for part in parts]) for at in (0, 1))))
-        _check(matrix.catalogue, inputs, made[0][1].column_names, [others.code, model.version])
-    finally:
-        connection.disconnect()
+        _check(built.matrix.catalogue, inputs, made[0][1].column_names, [others.code, model.version])
     return made
 
 

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from pipeline.fingerprint import sha256
 from pipeline.logbook import Logbook
 from pipeline.others import Others, refuse_absent
 from pipeline.params import PARAMS_FILE, read_params, source_name
-from pipeline.raw import RAW, RawFile
+from pipeline.raw import RAW, RawFile, list_files
 from pipeline.rescore import Decided, Model, decided, months_of
 from pipeline.score import inputs_of
 from pipeline.stage import say, write_json
@@ -332,14 +333,20 @@ def look(asked: Asked, torn: dict[str, float]) -> list[int]:
 def ready(asked: Asked) -> None:
     """Mend what a kill left, and do, while there is time, what no delivery changes.
 
-    How others stood in the months to be looked at is worked out. One customer is rehearsed and thrown away: libraries
-    and model are loaded then, and a model that cannot score any more is refused before a delivery comes.
+    How others stood in the months to be looked at is worked out, and what lies there is hashed. One customer is
+    rehearsed and thrown away: libraries and model are loaded and features declared then, and a model that cannot score
+    any more is refused before a delivery comes.
     """
     from pipeline.featurise import Params as Featurise
 
+    import_module("pipeline.sinks.sync")
     run.refuse_open_doors()
     mend(asked)
     with run.owned():
+        hashes = ledger.Hashes(ingest.HASHES)
+        for paths in ([(file.name, file.path) for file in list_files(source_name())], ledger.outputs(ingest.OUT)):
+            hashes.digests(paths)
+        hashes.keep()
         state, others = State.load(source_name()), Others(Featurise.load())
         day = state.current.as_of
         others.prepare(months_of([day]))
