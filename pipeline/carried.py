@@ -253,6 +253,30 @@ def _moves(build: Reading, table: str, *, questioned: bool) -> set[str]:
     return {row[0] for row in rows}
 
 
+def changed_between(build: Reading, tables: list[str]) -> list[tuple[str, str, str]]:
+    """Return (column, one, other): `one` holds an earlier row that changes its state for a new row of `other`.
+
+    Column: customer_id or credit_id, where it is no part of the key, by which both would be the same.
+    """
+    found: set[tuple[str, str, str]] = set()
+    for table in tables if build.earlier.ledger else []:
+        contract = build.mapping.contract(table)
+        columns = list(output_columns(contract, build.mapping.tables[table]))
+        holder = next((column for column in ("customer_id", "credit_id") if column in columns), None)
+        if holder is None or {"customer_id", "credit_id"} & set(contract.key):
+            continue
+        h, _ = hashes(contract, columns)
+        rows = _run(
+            build,
+            f"SELECT DISTINCT e.{holder}, n.{holder} FROM {name('moves_' + table)} m "
+            f"JOIN {name('content_' + table)} e USING (_h, _c) "
+            f"JOIN (SELECT {holder}, {h} AS _h FROM {staged(table)} WHERE _state NOT IN {UNREAD}) n USING (_h) "
+            f"WHERE e.{holder} <> n.{holder}",
+        ).fetchall()
+        found |= {(holder, *row) for row in rows}
+    return sorted(found)
+
+
 def _guard(build: Reading, table: str) -> None:
     """Ask for a build from scratch where one hash stands for two keys, or a customer or credit is kept no more."""
     contract = build.mapping.contract(table)

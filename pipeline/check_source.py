@@ -24,6 +24,7 @@ from features.expressions import name as quoted
 from features.mapping import Block, Format, Mapping
 from features.tables import TEXT
 from pipeline import ingest, observe
+from pipeline.limits import over_limits
 from pipeline.looks import date_formats
 from pipeline.params import PARAMS_FILE, read_params
 from pipeline.raw import RAW, RawFile, list_files, select_files
@@ -114,7 +115,7 @@ def check(source: str, rows: int = ROWS) -> int:
             cut = {table for table in quality if _holder_cut(mapping, table, sample)}
             judged = {table: account for table, account in quality.items() if table not in cut}
             if not refused:
-                refused = tuple(ingest.over_limits(limits, judged, FOLDER))
+                refused = tuple(over_limits(limits, judged, FOLDER, ingest.OUT))
                 refused += tuple(_print_observed(mapping, cut=bool(sample.cut)))
     for problem in refused:
         print(f"\nwould be refused: {problem.sentence()}")

@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import ConfigurationRefused, DataRefused, IntegrityRefused, Problem, Refusal
+from features.mapping import Mapping
 from pipeline import versions
+from pipeline.fingerprint import sha256
 from pipeline.manifests import Delivery
-from pipeline.raw import RAW, RawFile, files_below
+from pipeline.pieces import TEXTS
+from pipeline.raw import RAW, RawFile, files_below, select_files
 from pipeline.stage import write_json
 
-REFUSED = "refused"
+REFUSED, ARRIVING = "refused", ".arriving"
+PACKED = (".gz", ".zst", ".zstd")  # cut short, they cannot be read
 TORN = (DataRefused, IntegrityRefused)  # what a delivery that is still arriving may be refused by
 
 
@@ -129,7 +133,8 @@ def free_name(source: str, name: str) -> None:
 def take(arrival: Arrival, source: str) -> Path:
     """Move a delivery into data/raw/<source>/ in one step, and return where it lies.
 
-    From another file system it is copied beside that folder first, so that no run ever reads half of it.
+    From another file system it is copied into ARRIVING there first, where nothing looks, so that no run ever reads half
+    of it.
     """
     home = (RAW / source).resolve() / arrival.name
     try:
@@ -137,37 +142,84 @@ def take(arrival: Arrival, source: str) -> Path:
     except OSError as error:
         if error.errno != 18:  # EXDEV
             raise
-        beside = home.parent.parent / f".arriving-{source}" / arrival.name
+        beside = home.parent / ARRIVING / arrival.name  # not beside the folder, which may be a file system of its own
         remove(beside)
         beside.parent.mkdir(exist_ok=True)
         shutil.copytree(arrival.path, beside) if arrival.path.is_dir() else shutil.copy2(arrival.path, beside)
         versions.sync_tree(beside) if beside.is_dir() else versions.sync(beside)
         beside.rename(home)
+        remove(beside.parent)
         remove(arrival.path)
     versions.sync(home.parent)
     return home
 
 
 def drop_copied(path: Path, home: Path) -> None:
-    """Remove a delivery of which a kill left the copy in place and the original in an inbox on another file system."""
-    if path.exists() and path.stat().st_dev != home.stat().st_dev:
+    """Remove a delivery of which a kill left the copy in place and the original in an inbox on another file system.
+
+    One that came since under the same name has other bytes, and stays.
+    """
+    if path.exists() and path.stat().st_dev != home.stat().st_dev and _bytes_of(path) == _bytes_of(home):
         remove(path)
 
 
-def refuse(path: Path, inbox: Path, refusal: Refusal) -> Path:
-    """Put a delivery aside with the record of its refusal; return where it lies."""
+def _bytes_of(path: Path) -> dict[str, str]:
+    """Return a hash of each file of a delivery."""
+    files = [path] if path.is_file() else [part for part in path.rglob("*") if part.is_file()]
+    return {str(part.relative_to(path)): sha256(part) for part in sorted(files)}
+
+
+def cut_short(files: list[RawFile], mapping: Mapping) -> list[Problem]:
+    """Return the files of text that end within a line, of which no manifest says how many rows or which bytes.
+
+    A copy that has stalled looks like this, and the last value of it may be half of one.
+    """
+    blocks = [block for table in mapping.tables.values() for block in table]
+    readings = [(part.files, part.format) for block in blocks for part in (block, *block.joins)]
+    text = [file for globs, form in readings if form.type in TEXTS for file in select_files(files, globs)]
+    problems = []
+    for file in sorted({file.name: file for file in text}.values(), key=lambda file: file.name):
+        if {"rows", "sha256"} & file.stated.keys() or file.path.suffix.lower() in PACKED:
+            continue
+        with file.path.open("rb") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(size - 4, 0))
+            tail = handle.read()
+        if tail.strip(b"\0") and tail.rstrip(b"\0")[-1:] not in (b"\n", b"\r"):
+            problems.append(
+                Problem(file.name, "whole: a last line that ends, or a manifest that states its rows or SHA-256",
+                        "a last line without an end", "Deliver it whole, with the end of its last line or a manifest.",
+                        file=file.name, rule="whole")
+            )  # fmt: skip
+    return problems
+
+
+def refuse(
+    path: Path, inbox: Path, refusal: Refusal, quarantine: Path | None = None
+) -> tuple[Path, tuple[Problem, ...]]:
+    """Put a delivery aside with the record of its refusal; return where it lies, and what is wrong with it.
+
+    quarantine: where ingest left the rows that it kept out, and what is wrong says so; they go aside too.
+    """
     aside = inbox / REFUSED
     aside.mkdir(exist_ok=True)
     target = aside / path.name
     number = 1
-    while target.exists():
+    while target.exists() or (aside / f"{target.name}.json").exists():
         number += 1
         target = aside / f"{path.name}.{number}"
-    facts = {"delivery": path.name, "exit_code": refusal.exit_code,
-             "problems": [problem.record() for problem in refusal.problems]}  # fmt: skip
+    problems = tuple(refusal.problems)
+    if quarantine is not None and quarantine.is_dir():
+        kept_out = aside / f"{target.name}.quarantine"
+        remove(kept_out)
+        shutil.move(quarantine, kept_out)
+        problems = tuple(
+            replace(each, remedy=each.remedy.replace(quarantine.as_posix(), kept_out.as_posix())) for each in problems
+        )
+    facts = {"delivery": path.name, "exit_code": refusal.exit_code, "problems": [each.record() for each in problems]}
     write_json(aside / f"{target.name}.json", facts)
     shutil.move(path, target)
-    return target
+    return target, problems
 
 
 def remove(path: Path) -> None:

@@ -12,11 +12,10 @@ customer or credit of whom a conflict leaves no row (whatever names it becomes a
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,9 +23,10 @@ from pydantic import Field
 
 from features.errors import ConfigurationRefused, DataRefused, Problem, ResourceRefused
 from features.mapping import Mapping, parse_mapping
-from features.tables import CONTRACTS, HOLDERS, RATIO, TEXT
+from features.tables import CONTRACTS, RATIO, TEXT
 from pipeline import ledger, tombstones
 from pipeline.earlier import Again, Earlier, Rebuild, scan
+from pipeline.limits import over_limits
 from pipeline.manifests import check_contents, check_files
 from pipeline.params import STAGES, Section, overrides, resolved_as_of, source_name
 from pipeline.raw import RawFile, laid_out, list_files
@@ -36,6 +36,7 @@ OUT = Path("data/ingest")
 SOURCES = Path("data/sources")
 HASHES = Path(".run/hashes.json")  # no output: what spares the hashing of files that nobody touched
 MOST_YEARS, FEW = 10, 0.001  # so few rows, so long after all others, do not make a date
+CHANGED = "changed.json"  # [column, who held an earlier row that changes its state, who holds the new one of its key]
 STATES = ("read", "kept", "quarantined", "deduplicated", "left_out")
 
 
@@ -89,82 +90,19 @@ def preflight(source: str) -> None:
             connection.close()
 
 
-def first_broken(table: str, folder: Path) -> dict[str, Any]:
-    """Return the rule that most rows of a table broke as the fields of a Problem, with the first line that broke it.
-
-    folder: where ingest wrote; nothing where no quarantine lies there.
-    """
-    held = folder / "quarantine" / f"{table}.parquet"
-    if not held.exists():
-        return {}
-    import duckdb
-
-    asked = """SELECT rule, count(*), arg_min({'file': file, 'line': line}, (file, line))
-        FROM (SELECT unnest(rules) AS rule, file, line FROM read_parquet(?)) WHERE rule <> 'erased'
-        GROUP BY rule ORDER BY 2 DESC, 1 LIMIT 1"""
-    row = duckdb.execute(asked, [str(held)]).fetchone()
-    if row is None:
-        return {}
-    rule, count, place = row
-    return {**place, "column": rule.partition(":")[2] or None, "rule": rule, "count": count}
-
-
-def over_limits(params: Params, quality: dict[str, Any], folder: Path = OUT) -> list[Problem]:
-    """Return the tables of which too many rows, or too much of the amount, broke a rule.
-
-    folder: where the rows in quarantine lie, of which the first is named. Where a table of customers or credits is
-    refused, others that only lack what it kept out are told with it.
-    """
-    problems: dict[str, list[Problem]] = {}
-    follow: dict[str, list[str]] = {}
-    for table, account in quality.items():
-        rows = sum(block["read"] - block["left_out"] for block in account["blocks"])
-        bad = sum(block["quarantined"] for block in account["blocks"])
-        amount = sum(Decimal(block["absolute"][state]) for block in account["blocks"] for state in block["absolute"])
-        lost = sum(Decimal(block["absolute"]["quarantined"]) for block in account["blocks"])
-        rules = ", ".join(f"{rule} {count:,}" for rule, count in account["rules"].items() if rule != "erased")
-        holder = next((held for held in HOLDERS.values() if held in problems and held != table), None)
-        found = []
-        for what, part, whole, limit in (
-            ("rows", bad, rows, params.max_quarantined_row_share),
-            ("amount", lost, amount, params.max_quarantined_amount_share),
-        ):
-            if part > whole * Decimal(str(limit)):
-                first = first_broken(table, folder)
-                at = f"; first {first['file']}" + (f", line {first['line']}" if first["line"] else "") if first else ""
-                found.append(
-                    Problem(
-                        f"table {table}", f"at most {limit:.2%} of the {what} in quarantine",
-                        f"{float(part / whole):.2%} ({rules}{at})",
-                        f"See data/ingest/quarantine/{table}.parquet; correct the mapping or the delivery.", **first,
-                    )
-                )  # fmt: skip
-        if found and holder and list(account["rules"]) == ["reference"]:
-            follow.setdefault(holder, []).append(f"{bad:,} of {table}")
-            continue
-        if not account["kept"] and not found:
-            found = [Problem(f"table {table}", "at least one row", "none kept", "See data/ingest/quality.json.")]
-        if found:
-            problems[table] = found
-    for holder, tables in follow.items():
-        first = problems[holder][0]
-        problems[holder][0] = replace(first, found=f"{first.found}; and the rows that name them: {', '.join(tables)}")
-    return [problem for found in problems.values() for problem in found]
-
-
 def build_tables(
     params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier,
-    erased: tombstones.Tombstones | None = None,
+    erased: tombstones.Tombstones | None = None, beside: Path | None = None,
 ) -> dict[str, dict[str, list[list[str]]]]:  # fmt: skip
     """Build the folder of `earlier`, or add what the files hold that it does not explain; return the files' headers.
 
     Refuses what breaks the limits (exit code 2). Earlier files whose rows change their state are read once more.
-    erased: whose rows are left out.
+    erased: whose rows are left out. beside: as in `main`.
     """
     again: frozenset[str] = frozenset()
     while True:
         try:
-            return _attempt(params, mapping, files, where, earlier, again, erased)
+            return _attempt(params, mapping, files, where, earlier, again, erased, beside)
         except Again as request:
             again |= request.files
         except Rebuild:
@@ -173,7 +111,7 @@ def build_tables(
 
 def _attempt(
     params: Params, mapping: Mapping, files: list[RawFile], where: str, earlier: Earlier, again: frozenset[str],
-    erased: tombstones.Tombstones | None,
+    erased: tombstones.Tombstones | None, beside: Path | None,
 ) -> dict[str, dict[str, list[list[str]]]]:  # fmt: skip
     """Stage and mark all tables, then write them; nothing is touched before all that must be read has been read."""
     from pipeline.build import Build, dependency_order, engine
@@ -195,25 +133,55 @@ def _attempt(
             needed = [build.mark(table) for table in order]
             if any(needed):
                 raise Again(set().union(*needed))
+            kept_out = Path(scratch) / "quarantine"
+            quality = {table: _accounted(build, table, kept_out) for table in order}
+            if beside is not None:
+                _refuse_before(params, build, quality, kept_out, beside)
             if earlier.ledger:
                 (earlier.folder / "ledger.json").unlink()  # from here on the folder is not what it says
             else:
                 fresh(earlier.folder)
-            _write(params, build, order, earlier.folder)
+            _write(params, build, quality, kept_out, earlier.folder)
             return build.reader.headers
         finally:
             connection.close()
 
 
-def _write(params: Params, build: Any, order: list[str], out: Path) -> None:
+def _accounted(build: Any, table: str, kept_out: Path) -> dict[str, Any]:
+    """Write a table's quarantine into scratch space, and return the account of its rows."""
+    build.quarantine(table, kept_out / f"{table}.parquet")
+    account: dict[str, Any] = build.quality(table)
+    return account
+
+
+def _refuse_before(params: Params, build: Any, quality: dict[str, Any], kept_out: Path, beside: Path) -> None:
+    """Refuse what breaks the limits while what stands there is whole; note whose earlier rows change their state."""
+    from pipeline.carried import changed_between
+
+    before = changed_in(beside)  # a kill within the one that changed what stood there leaves a build from scratch
+    fresh(beside)
+    problems = over_limits(params, quality, kept_out.parent, beside)
+    if problems:
+        shutil.copytree(kept_out, beside / "quarantine")
+        raise DataRefused(problems)
+    write_json(beside / CHANGED, changed_between(build, list(quality)) if build.earlier.ledger else before)
+
+
+def changed_in(beside: Path) -> list[tuple[str, str, str]]:
+    """Return what CHANGED says there, as `carried.changed_between`; empty where nothing is."""
+    path = beside / CHANGED
+    return [(column, one, other) for column, one, other in read_json(path)] if path.is_file() else []
+
+
+def _write(params: Params, build: Any, quality: dict[str, Any], kept_out: Path, out: Path) -> None:
     """Write every table and the account of all rows; refuse what breaks the limits."""
     from features.staging import output_columns
     from pipeline.carried import alike
 
-    mapping, quality, described = build.mapping, {}, {}
-    for table in order:
-        build.quarantine(table, out / "quarantine" / f"{table}.parquet")
-        quality[table] = build.quality(table)
+    mapping, described = build.mapping, {}
+    (out / "quarantine").mkdir(exist_ok=True)
+    for table, account in quality.items():
+        shutil.copyfile(kept_out / f"{table}.parquet", out / "quarantine" / f"{table}.parquet")
         months = build.write(table, out / "tables" / table)
         build.write_index(table)
         contract = mapping.contract(table)
@@ -227,9 +195,9 @@ def _write(params: Params, build: Any, order: list[str], out: Path) -> None:
             "numeric": [column for column in extra if columns[column] == RATIO],
             "categorical": [column for column in extra if columns[column] == TEXT],
             "canonical": table in CONTRACTS,
-            "rows": quality[table]["kept"],
+            "rows": account["kept"],
         }
-        _tell(table, quality[table], months)
+        _tell(table, account, months)
         several = alike(build, table)
         if several:
             say("ingest", f"{table}: identifiers that differ in case, blanks or form alone, kept apart", found=several)
@@ -312,8 +280,12 @@ def memory(limit: str) -> Iterator[None]:
         ) from error  # fmt: skip
 
 
-def main() -> None:
-    """Build the canonical tables, add what is new, or do nothing where the ledger explains all that lies there."""
+def main(beside: Path | None = None) -> None:
+    """Build the canonical tables, add what is new, or do nothing where the ledger explains all that lies there.
+
+    beside: of `watch`: what breaks the limits is refused before anything in data/ingest changes, its quarantine stands
+    there instead, and CHANGED names whose earlier rows a new one takes back or brings back.
+    """
     params, source = Params.load(), source_name()
     mapping, files = load_mapping(source), list_files(source)
     where = str(mapping_path(source))
@@ -330,14 +302,14 @@ def main() -> None:
     if earlier.ledger and not new:
         say("ingest", "nothing new", source=source, files=len(files))
         if old["limits"] != limits:
-            problems = over_limits(params, earlier.quality["tables"])
+            problems = over_limits(params, earlier.quality["tables"], OUT)
             if problems:
                 raise DataRefused(problems)
         headers = old["headers"]
     else:
         say("ingest", "adds to what is there" if earlier.ledger else "from scratch", source=source, new_files=new)
         with memory(params.memory_limit):
-            headers = build_tables(params, mapping, files, where, earlier, erased)
+            headers = build_tables(params, mapping, files, where, earlier, erased, beside)
     outputs = hashes.digests(ledger.outputs(OUT))
     if erased:
         present["erased_credits"] = sorted(erased.learned | set(earlier.ledger.get("erased_credits") or []))

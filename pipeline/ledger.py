@@ -36,6 +36,7 @@ STAGE = (
     "tombstones.py",
     "holding.py",
     "quarantine.py",
+    "limits.py",
     "build.py",
     "fingerprint.py",
     "ledger.py",

@@ -36,6 +36,7 @@ WORDS = {
     5: "refused: disk, memory or rights", 6: "refused: another run owns the workspace", 7: "refused: integrity",
     8: "a service is away",
 }  # fmt: skip
+PARTLY = "published, but not everywhere"
 
 
 def now() -> datetime:
@@ -140,9 +141,10 @@ class Logbook:
             self.emit("problem", stage=failure and failure["stage"], **problem)
         publish, manifest = self.stages.get("publish"), versions.current_manifest() or {}
         away = code == 8 and (failure or {}).get("stage") == "publish"
+        away |= publish == "done" and code in (2, 4, 8)  # `watch` published, and who follows did not take all of it
         outcome = (
             ("published" if publish == "done" else "nothing to do") if code == 0
-            else "published, but not everywhere" if away
+            else PARTLY if away
             else f"ended by signal {code - 128}" if code > 128
             else WORDS.get(code, WORDS[1])
         )  # fmt: skip
@@ -181,7 +183,8 @@ def judged() -> dict[str, Any]:
 def sentence(facts: dict[str, Any]) -> str:
     """Return the summary as one line."""
     code, parts = facts["exit_code"], []
-    ended = facts["outcome"] if code in (0, 8) else f"nothing published, {facts['outcome']}"
+    stands = code in (0, 8) or facts["outcome"] == PARTLY
+    ended = facts["outcome"] if stands else f"nothing published, {facts['outcome']}"
     parts.append(ended + (f" (exit code {code})" if code else ""))
     parts.append(versions.describe_current())
     if facts["checks"] is not None:

@@ -37,10 +37,11 @@ from pipeline.stage import fresh, read_json, say, write_json
 STORE = Path(".run/watch/others")
 
 
-def refuse_absent() -> None:
-    """Refuse (exit code 4) where what a run left is gone, as after an erasure."""
+def refuse_absent(*, ledger: bool = True) -> None:
+    """Refuse (exit code 4) where what a run left is gone, as after an erasure. ledger: ingest's too must be there."""
     left = [featurise.OBSERVE / f"{name}.parquet" for name in ("training", "scoring")]
-    absent = [str(path) for path in (*left, featurise.INGEST / "ledger.json") if not path.is_file()]
+    left += [featurise.INGEST / "ledger.json"] if ledger else []
+    absent = [str(path) for path in left if not path.is_file()]
     if absent:
         again = "Run the pipeline, then deliver again."
         raise ConfigurationRefused(Problem(", ".join(absent), "there, as the run left it", "no such file", again))

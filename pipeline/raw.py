@@ -65,7 +65,7 @@ def _walk(top: Path, place: str) -> list[RawFile]:
             if (here / inner).resolve() in above:
                 folders.remove(inner)
                 wrong.append((relative / inner, "a link into a folder that holds it"))
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             if (here / name).is_file():
                 found.append(RawFile(str(relative / name), name, here / name, Delivery("")))

@@ -25,10 +25,11 @@ from features.mapping import Block
 from features.mapping import Mapping as SourceMapping
 from features.reconcile import KEPT, hashes, staged
 from features.tables import contract_of, describe_tables
-from pipeline import histories, ingest, tombstones
+from pipeline import histories, ingest, ledger, tombstones
+from pipeline.earlier import Earlier, Rebuild
 from pipeline.fingerprint import sha256
 from pipeline.manifests import check_contents, check_files
-from pipeline.raw import RawFile, select_files
+from pipeline.raw import RawFile, list_files, select_files
 
 MEMORY = "512MiB"  # of DuckDB, while rows are looked for
 HOLDER_COLUMNS = ("customer_id", "credit_id", "industry")
@@ -54,28 +55,45 @@ def named_in(params: ingest.Params, mapping: SourceMapping, files: list[RawFile]
     """Return whom the delivery's files name; refuse what cannot be read or is not what its manifest states.
 
     files: of this delivery alone, under the names that they are to have below data/raw/<source>. The refusals are those
-    of ingest (exit codes 2, 4, 7). Rows that break a contract name nobody.
+    of ingest (exit codes 2, 4, 7), by the columns that earlier files have too. Rows that break a contract name nobody.
     """
-    from pipeline.build import Build, dependency_order, engine
-
     check_files(files, {file.name: sha256(file.path) for file in files})
-    lent = histories.lent_files(mapping, files)
+    matched = [block for blocks in mapping.tables.values() for block in blocks if select_files(files, block.files)]
     tables = {name: [block for block in blocks if _filled(block, files)] for name, blocks in mapping.tables.items()}
     tables = {name: blocks for name, blocks in tables.items() if blocks}
+    if not tables and matched:
+        return Named({}, None, 0)  # its manifest says that it has no row
     if not tables:
         wanted = ", ".join(dict.fromkeys(glob for held in mapping.tables.values() for b in held for glob in b.files))
         found = ", ".join(file.name for file in files[:5]) or "an empty folder"
         raise DataRefused(Problem("delivery", f"files that the mapping reads ({wanted})", found, "Name them so."))
     part = mapping.model_copy(update={"tables": tables})
+    known = ledger.kept(ingest.OUT / "ledger.json")
+    own = {file.name for file in files}
+    before = [file for file in list_files(mapping.name) if file.name in (known.get("files") or {})]
+    if before and not own & {file.name for file in before}:
+        try:
+            return _read(params, part, [*before, *files], where, known)
+        except Rebuild:
+            pass  # it changes how earlier files are read: by itself, then
+    return _read(params, part, [*files, *histories.lent_files(mapping, files)], where, {})
+
+
+def _read(
+    params: ingest.Params, mapping: SourceMapping, files: list[RawFile], where: str, known: dict[str, Any]
+) -> Named:
+    """Return whom the files name that an earlier ledger does not explain."""
+    from pipeline.build import Build, dependency_order, engine
+
     with tempfile.TemporaryDirectory(prefix="bellwether-") as scratch:
-        folders = sorted({file.path.resolve().parent for file in (*files, *lent)})
+        folders = sorted({file.path.resolve().parent for file in files})
         connection = engine(params.memory_limit, Path(scratch), folders)
         try:
             with ingest.memory(params.memory_limit):
-                build = Build(connection, part, [*files, *lent], where, Path(scratch))
+                build = Build(connection, mapping, files, where, Path(scratch), Earlier(Path(scratch), known))
                 build.look_through()
                 build.compile()
-                for table in dependency_order(list(part.tables)):
+                for table in dependency_order(list(mapping.tables)):
                     build.stage(table)
                 check_contents(build)
             return _named(build)
@@ -266,6 +284,24 @@ def merged(dates: Dates, more: Dates) -> Dates:
         (kind, each): day for (kind, each), day in kept.items()
         if kind not in kinds or stones.hash(kinds[kind], each) not in stones.hashes[kinds[kind]]
     }  # fmt: skip
+
+
+def joined(dates: Dates, changed: Iterable[tuple[str, str, str]]) -> Dates:
+    """Return marks with those whose rows a new one takes back or brings back: both are due at the later of their dates.
+
+    changed: as `carried.changed_between`. Like `Tables.lay` for rows that stand, so that the order of arrival does not
+    matter for rows that stand no more.
+    """
+    found = dict(dates)
+    pairs = [((column, one), (column, other)) for column, one, other in changed]
+    while True:
+        later = {
+            mark: day for pair in pairs for mark in pair
+            if (day := max(found.get(each, dt.date.min) for each in pair)) > found.get(mark, dt.date.min)
+        }  # fmt: skip
+        if not later:
+            return found
+        found |= later
 
 
 def to_table(dates: Dates) -> pa.Table:

@@ -14,7 +14,6 @@ is recomputed. A kill at any moment is mended by the next call: what was moved a
 from __future__ import annotations
 
 import datetime as dt
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,23 +23,24 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import yaml
 
-from features.errors import BusyRefused, ConfigurationRefused, Problem, Refusal
+from features.errors import BusyRefused, ConfigurationRefused, DataRefused, Problem, Refusal
 from features.mapping import Mapping
-from pipeline import amend, bundle, decide, healing, inbox, ingest, ledger, run, touched, versions
+from pipeline import amend, bundle, decide, following, healing, inbox, ingest, ledger, run, touched, versions
 from pipeline.amend import Amendment, Published
 from pipeline.fingerprint import sha256
 from pipeline.logbook import Logbook
-from pipeline.others import Others, refuse_absent
-from pipeline.params import PARAMS_FILE, read_params, source_name
+from pipeline.others import Others
+from pipeline.params import source_name
 from pipeline.raw import RAW, RawFile, list_files
 from pipeline.rescore import Decided, Model, decided, months_of
-from pipeline.score import inputs_of
 from pipeline.stage import say, write_json
+from pipeline.watched import State
 
 JOURNAL = Path(".run/watch/moved.json")
-DECIDING = ("observe", "featurise", "score", "explain", "decide")  # sections that a publication between runs hangs on
+BESIDE = Path(".run/watch/ingest")  # what ingest tells of a delivery before it changes anything
+MOST_DAYS = 366  # after the run's date: a delivery dated later is mistyped, or a run is due
+RETRY, LONGEST = 60.0, 3600.0  # [seconds] between tries to reach a service that was away, doubled each time
 
 
 @dataclass(frozen=True)
@@ -54,63 +54,6 @@ class Asked:
     systems: tuple[str, ...] = ()  # CRMs that are synced after a publication
     log: str | None = None
     strict: bool = False
-
-
-@dataclass
-class State:
-    """What is current, and what `watch` published since the run that it is made of."""
-
-    current: Published
-    marks: touched.Dates = field(default_factory=dict)
-    deliveries: dict[str, Any] = field(default_factory=dict)
-    others: str | None = None
-
-    @classmethod
-    def load(cls, source: str) -> State:
-        """Return the present state; refuse (exit code 4) where nothing of the source is published, or otherwise."""
-        manifest = versions.current_manifest()
-        if manifest is None or manifest["source"] != source:
-            found = "nothing" if manifest is None else f"source {manifest['source']}"
-            raise ConfigurationRefused(
-                Problem(str(versions.CURRENT), f"a publication of source {source}", found,
-                        "Publish first: `python -m pipeline run`.")
-            )  # fmt: skip
-        current = Published.of(manifest["run_id"])
-        refuse_absent()
-        _check_alike(current, source)
-        if any(each["kind"] == "record" for each in inputs_of(bundle.read(current.folder / "scorer"))):
-            must = "one that scores features alone"
-            raise ConfigurationRefused(
-                Problem("model", must, "one that scores child records too, which only a run keeps",
-                        "Use `python -m pipeline run`, or retrain with featurise.records: [].")
-            )  # fmt: skip
-        stated = manifest.get("watch")
-        if stated is None:
-            return cls(current)
-        marks = touched.from_table(pq.read_table(current.folder / amend.MARKS))
-        return cls(current, marks, stated["deliveries"], stated["others"])
-
-
-def _check_alike(current: Published, source: str) -> None:
-    """Refuse (exit code 4) parameters or a mapping other than those by which the present table was made."""
-    inputs = current.folder / "inputs"
-    problems = []
-    before = yaml.safe_load((inputs / PARAMS_FILE).read_text(encoding="utf-8"))
-    now = read_params()
-    for section in (*DECIDING, "language"):
-        own = [
-            (each.get(section), ((each.get("sources") or {}).get(source) or {}).get(section)) for each in (before, now)
-        ]
-        if own[0] != own[1]:
-            problems.append(f"params.yaml: {section}")
-    mapping = ingest.mapping_path(source)
-    if sha256(mapping) != current.manifest["files"].get(f"inputs/{mapping.as_posix()}"):
-        problems.append(str(mapping))
-    if problems:
-        raise ConfigurationRefused(
-            Problem(", ".join(problems), f"as when {current.manifest['run_id']} was published", "changed since",
-                    "Publish with it first: `python -m pipeline run`.")
-        )  # fmt: skip
 
 
 def date_of(path: Path, files: list[RawFile], newest_known: dt.date | None, base: dt.date) -> dt.date:
@@ -136,25 +79,36 @@ def publish_delivery(name: str, state: State, params: ingest.Params, mapping: Ma
     files = inbox.files_of(path)
     try:
         named = touched.named_in(params, mapping, files, str(ingest.mapping_path(source)))
-        ingest.main()
+        ingest.main(BESIDE)
     except inbox.TORN as refusal:
-        if any(name in problem.where or problem.where.startswith("table ") for problem in refusal.problems):
+        if not _elsewhere(refusal, source, name):
             raise AtFault(refusal) from refusal
         raise
-    as_of = date_of(path, files, named.newest_known, Published.of(state.current.base).as_of)
+    as_of = date_of(path, files, named.newest_known, state.since)
     known = ledger.kept(ingest.OUT / "ledger.json")
     deliveries = state.deliveries | {name: inbox.facts(files, as_of, known["files"])}
-    marks = touched.merged(state.marks, named.marks(as_of))
-    amendment = _recomputed(state, source, named.marks(as_of), marks, deliveries)
+    own = named.marks(as_of)
+    marks = touched.merged(state.marks, own)
+    changed = ingest.changed_in(BESIDE)
+    marks = touched.merged(touched.joined(marks, changed), {})
+    own |= {(column, who): marks[column, who] for column, *pair in changed for who in pair if (column, who) in marks}
+    amendment = _recomputed(state, source, own, marks, deliveries)
     scratch, run_id, moved = amend.write(amendment, state.current)
     version = versions.place(scratch, run_id)
     _receipt(source, amendment.as_of.isoformat(), run_id, state.current.base)  # counts once the history names it
     versions.make_current(source, amendment.as_of.isoformat(), run_id)
+    inbox.remove(BESIDE)
     book.stages["publish"] = "done"
     told: dict[str, Any] = {"delivery": name, "as_of": as_of.isoformat(), "rows": named.rows}
     facts = told | {"customers": len(amendment.customers), **moved}
     book.more.setdefault("watch", []).append(facts)
     say("watch", f"{versions.CURRENT} -> {version.name}", **facts)
+
+
+def _elsewhere(refusal: Refusal, source: str, name: str) -> bool:
+    """Return whether a refusal is of other deliveries alone, which stood there before."""
+    places = {problem.where.split("/")[0] for problem in refusal.problems}
+    return all(place != name and (RAW / source / place).exists() for place in places)
 
 
 def _recomputed(
@@ -201,23 +155,43 @@ def _receipt(source: str, as_of: str, run_id: str, base: str) -> None:
 
 
 class AtFault(Exception):
-    """A delivery that ingest refuses for what is in it: it goes aside, and the next ones are taken."""
+    """A delivery that is refused for what is in it: it goes aside, and the next ones are taken.
 
-    def __init__(self, refusal: Refusal) -> None:
+    final: no more of it can come that would mend it.
+    """
+
+    def __init__(self, refusal: Refusal, *, final: bool = False) -> None:
         super().__init__(str(refusal))
-        self.refusal = refusal
+        self.refusal, self.final = refusal, final
 
 
-def _fault(arrival: inbox.Arrival, source: str) -> AtFault | None:
-    """Return why a delivery cannot be taken as it lies in the inbox, or None."""
+def _looked_at(arrival: inbox.Arrival, source: str) -> tuple[AtFault | None, dt.date | None]:
+    """Return why a delivery cannot be taken as it lies in the inbox, or None, and when its newest row was known."""
+    params, mapping = ingest.Params.load(), ingest.load_mapping(source)
     try:
-        params, mapping = ingest.Params.load(), ingest.load_mapping(source)
         inbox.free_name(source, arrival.name)
+    except DataRefused as refusal:
+        return AtFault(refusal, final=True), None
+    try:
+        files = inbox.files_of(arrival.path)
         inbox.stated_as_of(arrival.path)
-        touched.named_in(params, mapping, inbox.files_of(arrival.path), str(ingest.mapping_path(source)))
+        problems = inbox.cut_short(files, mapping)
+        named = touched.named_in(params, mapping, files, str(ingest.mapping_path(source)))
     except inbox.TORN as refusal:
-        return AtFault(refusal)
-    return None
+        return AtFault(refusal), None
+    except ConfigurationRefused as refusal:  # the mapping reads what came before
+        return AtFault(DataRefused(refusal.problems)), None
+    return AtFault(DataRefused(problems)) if problems else None, named.newest_known
+
+
+def _dated_apart(path: Path, newest_known: dt.date | None, base: dt.date) -> AtFault | None:
+    """Return the fault of a delivery dated so long after the run that one of its dates is mistyped, or None."""
+    as_of = date_of(path, inbox.files_of(path), newest_known, base)
+    if as_of <= base + dt.timedelta(days=MOST_DAYS):
+        return None
+    must = f"a date at most {MOST_DAYS} days after that of the run before, {base}"
+    remedy = "Correct its dates or its manifest; where they are right, run the pipeline first."
+    return AtFault(DataRefused(Problem(f"delivery {path.name}: as_of", must, str(as_of), remedy, rule="as_of")))
 
 
 def take(asked: Asked, arrival: inbox.Arrival) -> int | None:
@@ -227,51 +201,63 @@ def take(asked: Asked, arrival: inbox.Arrival) -> int | None:
     what was moved by then is taken up again by the next call.
     """
     source, journal = source_name(), inbox.Journal(JOURNAL)
-    fault = _fault(arrival, source)
-    if fault is not None and inbox.waited(arrival) < asked.patience:
+    fault, newest_known = _looked_at(arrival, source)
+    if fault is not None and not fault.final and inbox.waited(arrival) < asked.patience:
+        found = fault.refusal.problems[0].sentence()
+        print(f"watch: {arrival.name} is not taken yet: {found} It is refused where nothing of it changes for "
+              f"{asked.patience:.0f} s", flush=True)  # fmt: skip
         return None
 
     def act(book: Logbook) -> int:
         if fault is not None:
             return _aside(arrival.path, asked.inbox, fault, book)
         state, params, mapping = State.load(source), ingest.Params.load(), ingest.load_mapping(source)
+        late = _dated_apart(arrival.path, newest_known, state.since)
+        if late is not None:
+            return _aside(arrival.path, asked.inbox, late, book)
         journal.add(arrival.name)
         path = inbox.take(arrival, source)
         try:
             publish_delivery(arrival.name, state, params, mapping, book)
         except AtFault as found:
             code = _aside(path, asked.inbox, found, book)
+            ingest.main()  # what lies there is without it again
             journal.remove(arrival.name)
             return code
+        following.owe(asked.systems)
         journal.remove(arrival.name)
-        return _follow(asked)
+        return following.follow()
 
     return run.tell("watch", asked.log, act, strict=asked.strict)
 
 
 def mend(asked: Asked) -> int:
-    """Publish what a kill left moved and unpublished, and set `current` right; return the exit code."""
+    """Publish what a kill left moved and unpublished, set `current` right, and reach who was away; return the code."""
     source, journal = source_name(), inbox.Journal(JOURNAL)
     codes: list[int] = []
-    if not journal.names() and not _lost():
+    if not journal.names() and not _lost() and following.owed() is None:
         return 0
 
     def act(book: Logbook) -> int:
         healing.heal()
         versions.repair_current()
-        state, params, mapping = State.load(source), ingest.Params.load(), ingest.load_mapping(source)
+        inbox.remove(RAW / source / inbox.ARRIVING)
         for name in journal.names():
-            if (RAW / source / name).exists():
-                inbox.drop_copied(asked.inbox / name, RAW / source / name)
-            if name not in state.deliveries and (RAW / source / name).exists():
+            state, params, mapping = State.load(source, mending=True), ingest.Params.load(), ingest.load_mapping(source)
+            path = (RAW / source).resolve() / name
+            if path.exists():
+                inbox.drop_copied(asked.inbox / name, path)
+            if name not in state.deliveries and path.exists():
                 say("watch", "taken up again", delivery=name)
                 try:
                     publish_delivery(name, state, params, mapping, book)
                 except AtFault as found:
-                    codes.append(_aside((RAW / source).resolve() / name, asked.inbox, found, book))
-                state = State.load(source)
+                    codes.append(_aside(path, asked.inbox, found, book))
+            if not path.exists():
+                ingest.main()  # it went aside, or was never moved: what lies there is without it
             journal.remove(name)
-        return max([_follow(asked), *codes])
+        following.owe(asked.systems)
+        return max([following.follow(), *codes])
 
     return run.tell("watch", asked.log, act, strict=asked.strict)
 
@@ -284,34 +270,11 @@ def _lost() -> bool:
 
 def _aside(path: Path, home: Path, fault: AtFault, book: Logbook) -> int:
     """Put a refused delivery aside, say why, and return the exit code."""
-    book.problems(fault.refusal.problems)
-    _complain(fault.refusal)
-    where = inbox.refuse(path, home, fault.refusal)
+    where, problems = inbox.refuse(path, home, fault.refusal, BESIDE / "quarantine")
+    book.problems(problems)
+    following.complain(problems)
     say("watch", f"refused: {path.name} now lies in {where}", exit_code=fault.refusal.exit_code)
     return fault.refusal.exit_code
-
-
-def _complain(refusal: Refusal) -> None:
-    """Say on stderr why something was refused."""
-    for problem in refusal.problems:
-        print(f"watch: {problem.sentence()}", file=sys.stderr, flush=True)
-
-
-def _follow(asked: Asked) -> int:
-    """Bring what is current to the sink and the CRMs that were asked for; return the exit code, the files stand."""
-    from pipeline import sinks
-    from pipeline.sinks import sync
-
-    code = 0
-    steps: list[Callable[[], Any]] = [sinks.follow]
-    steps += [lambda system=system: sync.sync(system) for system in asked.systems]
-    for step in steps:
-        try:
-            code = max(code, step() or 0)
-        except Refusal as refusal:
-            _complain(refusal)
-            code = max(code, refusal.exit_code)
-    return code
 
 
 def look(asked: Asked, torn: dict[str, float]) -> list[int]:
@@ -320,11 +283,14 @@ def look(asked: Asked, torn: dict[str, float]) -> list[int]:
     for arrival in inbox.quiet(inbox.arrivals(asked.inbox), asked.settle):
         if torn.get(arrival.name) == arrival.changed and inbox.waited(arrival) < asked.patience:
             continue
-        code = take(asked, arrival)
+        try:
+            code = take(asked, arrival)
+        except FileNotFoundError:
+            if arrival.path.exists() or arrival.name in inbox.Journal(JOURNAL).names():
+                raise
+            continue  # its sender renamed or took it back since
         if code is None:
             torn[arrival.name] = arrival.changed
-            print(f"watch: {arrival.name} is not whole yet; it is refused where nothing of it changes for "
-                  f"{asked.patience:.0f} s", flush=True)  # fmt: skip
         else:
             codes.append(code)
     return codes
@@ -368,22 +334,61 @@ def once(asked: Asked) -> int:
     return max(codes)
 
 
+@dataclass
+class Looks:
+    """What is done again and again: getting ready, taking what is whole, and reaching who was away.
+
+    While a run owns the workspace deliveries wait, and it may publish anew: what was got ready is so once more.
+    """
+
+    asked: Asked
+    torn: dict[str, float] = field(default_factory=dict)  # when each delivery that is waited for last changed
+    prepared: bool = False
+    pause: float = RETRY
+    due: float = 0.0  # when those who were away are tried again; 0: not yet stated
+
+    def prepare(self) -> None:
+        """Get ready where that is still to be done and no run is under way."""
+        try:
+            if not self.prepared:
+                ready(self.asked)
+                self.prepared = True
+        except BusyRefused:
+            return
+
+    def look(self) -> None:
+        """Take every delivery that is whole, and try those who were away where it is time."""
+        self.prepare()
+        try:
+            if self.prepared:
+                look(self.asked, self.torn)
+                self._reach()
+        except BusyRefused:
+            self.prepared = False
+
+    def _reach(self) -> None:
+        now = time.monotonic()
+        if following.owed() is None:
+            self.pause, self.due = RETRY, 0.0
+        elif not self.due:
+            self.due = now + self.pause
+        elif now >= self.due:
+            mend(self.asked)
+            self.pause, self.due = min(2 * self.pause, LONGEST), 0.0
+
+
 def watch(asked: Asked, *, stop: Callable[[], bool] = lambda: False) -> int:
     """Take deliveries as they arrive until a signal ends this process (128 + its number), or `stop` says so (0).
 
     While a run owns the workspace deliveries wait. A refusal that is not a delivery's own ends it with its code.
     """
     inbox.check(asked.inbox, source_name())
-    torn: dict[str, float] = {}
-    prepared = False
+    looks, said = Looks(asked), False
     while not stop():
-        try:
-            if not prepared:
-                ready(asked)
-                prepared = True
-                print(f"watch: waiting for deliveries in {asked.inbox}", flush=True)
-            look(asked, torn)
-        except BusyRefused:
-            prepared = False  # a run may publish anew
+        looks.prepare()
+        if looks.prepared and not said:
+            print(f"watch: waiting for deliveries in {asked.inbox}", flush=True)
+            said = True
+        looks.look()
         time.sleep(asked.every)
     return 0

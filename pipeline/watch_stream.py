@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from features.errors import BusyRefused
 from pipeline import watch
 from pipeline.inbox import check
 from pipeline.params import source_name
@@ -30,16 +29,15 @@ def stream(asked: Asked, engine: SparkEngine, *, stop: Callable[[], bool] = lamb
     Refuses as `watch.watch` does, and (exit code 4, 8) where Spark is not to be had.
     """
     check(asked.inbox, source_name())
-    watch.ready(asked)
-    torn: dict[str, float] = {}
+    looks = watch.Looks(asked)
+    while not looks.prepared and not stop():
+        looks.prepare()
+        threading.Event().wait(0 if looks.prepared else asked.every)
     alone, failed, batches = threading.Lock(), list[BaseException](), [0]
 
     def look() -> None:
         with alone:
-            try:
-                watch.look(asked, torn)
-            except BusyRefused:
-                return  # a run owns the workspace: the next look takes what lies there
+            looks.look()
 
     def batch(frame: Any, number: int) -> None:
         """Look at the inbox for the files of one batch; what is refused is raised where the process waits."""
@@ -71,7 +69,7 @@ def stream(asked: Asked, engine: SparkEngine, *, stop: Callable[[], bool] = lamb
             ticks += 1
             if query.exception() is not None and not failed:
                 failed.append(RuntimeError(str(query.exception())))
-            if not failed and (torn or ticks % BETWEEN == 0):
+            if not failed and (looks.torn or ticks % BETWEEN == 0):
                 look()
         query.stop()
         print(f"watch: {batches[0]} batches", flush=True)

@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from workspaces import lay_out_shop, put
 
@@ -136,7 +137,7 @@ def test_what_is_torn_or_wrong_is_refused_before_anything_moves(files, manifest,
 def test_a_refused_delivery_goes_aside_with_its_record_and_never_over_another():
     for at in range(2):
         path = deliver("two", {"moves.csv": "x"})
-        where = inbox.refuse(
+        where, _ = inbox.refuse(
             path, Path("inbox"), DataRefused(Problem("two/moves.csv", "rows", f"none {at}", "Mend it."))
         )
         record = json.loads((where.parent / f"{where.name}.json").read_text())
@@ -211,3 +212,122 @@ def test_of_two_receipts_that_counts_which_became_current_later():
 
 def test_the_mapping_of_these_tests_is_one():
     assert set(parse_mapping(MAPPING, "x").tables) == {"customers", "credits", "transactions", "payments"}
+
+
+def test_a_text_that_ends_within_a_line_is_not_whole_unless_its_manifest_says_so():
+    cut = MOVES + "m2,a,2024-03-01,5,2024-03-0"
+    mapping = ingest.load_mapping("shop")
+    for contents, manifest, found in (
+        ({"moves.csv": cut}, {}, ["two/moves.csv"]),
+        ({"moves.csv": cut.encode("utf-16")}, {}, ["two/moves.csv"]),
+        ({"moves.csv": (cut + "\n").encode("utf-16-be")}, {}, []),
+        ({"moves.csv": cut + "\r"}, {}, []),
+        ({"moves.csv": cut}, {"files": {"moves.csv": {"rows": 1}}}, []),
+        ({"paid.csv.gz": gzip.compress(cut.encode())}, {}, []),
+        ({"note.txt": "no line"}, {}, []),
+    ):
+        inbox.remove(Path("inbox/two"))
+        path = deliver("two", contents, **manifest)
+        assert [problem.where for problem in inbox.cut_short(inbox.files_of(path), mapping)] == found
+
+
+def test_a_column_that_earlier_files_have_may_be_absent_as_in_a_run():
+    mapping = MAPPING.replace("known_on: seen}}", "known_on: seen, category: kind}}", 1)
+    Path("data/sources/shop.yaml").write_text(mapping)
+    put("one/moves.csv", "n,id,day,value,seen,kind\nm1,a,2024-02-01,5,2024-02-01,RENT\n")
+    ingest.main()
+    path = deliver("two", {"moves.csv": MOVES + "m2,b,2024-03-01,5,2024-03-02\n"}, delivered_on="2024-03-31")
+    found = named(path)
+    assert found.ids["customer_id"] == {"b"}
+    assert found.rows == 1
+    inbox.take(inbox.Arrival(path, 0), "shop")
+    ingest.main()
+    assert "m2" in tables_of("transactions")["transaction_id"].tolist()
+    short = deliver("three", {"moves.csv": "n,id,day,seen\nm3,b,2024-03-01,2024-03-02\n"})
+    with pytest.raises(DataRefused, match="value"):
+        named(short)
+
+
+def tables_of(name: str) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(path) for path in sorted(Path(f"data/ingest/tables/{name}").rglob("*.parquet"))])
+
+
+def test_a_delivery_without_rows_names_nobody():
+    path = deliver("two", {"moves.csv": MOVES}, delivered_on="2024-03-31", files={"moves.csv": {"rows": 0}})
+    found = named(path)
+    assert (found.rows, found.newest_known, dict(found.ids)) == (0, None, {})
+
+
+def bytes_below(folder: str) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+def test_a_delivery_over_the_limits_is_refused_while_what_stands_there_stays():
+    Path("params.yaml").write_text("source: shop\n")
+    ingest.main()
+    before, beside = bytes_below("data/ingest"), Path(".run/watch/ingest")
+    path = deliver("two", {"moves.csv": MOVES + "m2,nobody,2024-03-01,5,2024-03-02\n"}, delivered_on="2024-03-31")
+    home = inbox.take(inbox.Arrival(path, 0), "shop")
+    with pytest.raises(DataRefused, match="quarantine") as refusal:
+        ingest.main(beside)
+    assert bytes_below("data/ingest") == before
+    where, problems = inbox.refuse(home, Path("inbox"), refusal.value, beside / "quarantine")
+    assert "inbox/refused/two.quarantine/transactions.parquet" in problems[0].remedy
+    kept_out = pd.read_parquet("inbox/refused/two.quarantine/transactions.parquet")
+    assert kept_out["rules"].tolist() == [["reference"]]
+    assert where.is_dir()
+    ingest.main(beside)
+    assert bytes_below("data/ingest") == before
+    path = deliver("three", {"moves.csv": MOVES + "m3,b,2024-03-01,5,2024-03-02\n"}, delivered_on="2024-03-31")
+    inbox.take(inbox.Arrival(path, 0), "shop")
+    ingest.main(beside)
+    assert "m3" in tables_of("transactions")["transaction_id"].tolist()
+    assert ingest.changed_in(beside) == []
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_whose_row_a_new_one_takes_back_is_touched_too_in_either_order(first):
+    """m7 is given of two customers with one date: both are kept out, so that whoever came first loses his."""
+    Path("params.yaml").write_text(
+        "source: shop\ningest: {max_quarantined_row_share: 1, max_quarantined_amount_share: 1}\n"
+    )
+    ingest.main()
+    beside, days = Path(".run/watch/ingest"), {"a": dt.date(2024, 4, 2), "b": dt.date(2024, 4, 1)}
+    marks: touched.Dates = {}
+    for who in (first, "ab".replace(first, "")):
+        path = deliver(who, {"moves.csv": MOVES + f"m7,{who},2024-03-01,5,2024-03-02\n"}, delivered_on="2024-03-31")
+        own = named(path).marks(days[who])
+        inbox.take(inbox.Arrival(path, 0), "shop")
+        ingest.main(beside)
+        marks = touched.joined(touched.merged(marks, own), ingest.changed_in(beside))
+    assert "m7" not in tables_of("transactions")["transaction_id"].tolist()
+    assert marks == {("customer_id", "a"): days["a"], ("customer_id", "b"): days["a"]}
+
+
+def test_a_copy_that_a_kill_left_is_removed_and_another_of_its_name_is_not(monkeypatch):
+    path = deliver("two", {"moves.csv": MOVES})
+    put("two/moves.csv", MOVES)
+    home = Path("data/raw/shop/two")
+    real = Path.stat
+
+    def elsewhere(self: Path, **more: object) -> os.stat_result:
+        found = real(self, **more)
+        return os.stat_result((*found[:2], found.st_dev + 1, *found[3:])) if self == path else found
+
+    monkeypatch.setattr(Path, "stat", elsewhere)
+    put("moves.csv", MOVES + "m2,b,2024-03-01,5,2024-03-02\n", "inbox/two")
+    inbox.drop_copied(path, home)
+    assert (path / "moves.csv").exists()
+    put("moves.csv", MOVES, "inbox/two")
+    inbox.drop_copied(path, home)
+    assert not path.exists()
+
+
+def test_what_is_still_being_copied_is_read_by_nobody():
+    put(".arriving/two/moves.csv", MOVES)
+    assert [file.name for file in list_files("shop")] == [
+        "one/clients.csv",
+        "one/lines.csv",
+        "one/moves.csv",
+        "one/paid.csv",
+    ]

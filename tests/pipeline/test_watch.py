@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import datetime as dt
 import json
 import shutil
@@ -31,7 +32,7 @@ from test_crm import zoho_tenant
 from whole_book import published_at
 from workspaces import Workspace, copy_project
 
-from features.errors import Refusal
+from features.errors import Problem, Refusal, ServiceRefused
 from pipeline import amend, inbox, ingest, versions, watch
 from pipeline.stage import read_json
 
@@ -407,3 +408,132 @@ def test_a_run_afterwards_takes_over_what_watch_took(world, tmp_path):
         amended = read_json(versions.CURRENT / "manifest.json")
         assert amended["watch"]["base"] == manifest["run_id"]
         assert list(amended["watch"]["deliveries"]) == ["between-b"]
+
+
+def movements(cuts: Path) -> list[dict[str, str]]:
+    with (cuts / "a/movements.csv").open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def bring(name: str, rows: list[dict[str, str]], **manifest: object) -> None:
+    deliveries.write(Path("inbox") / name, {"movements.csv": rows}, **manifest)
+
+
+def test_what_is_wrong_with_one_delivery_keeps_none_of_the_next_ones_out(world, tmp_path, capsys):
+    """Too many bad rows, dates of another century, a taken name: aside. A column is missing: rows are. The next comes."""
+    with copied(world, tmp_path / "project") as cuts:
+        rows, day = movements(cuts), {"delivered_on": "2023-07-10", "as_of": EARLY.isoformat()}
+        before = {path: path.read_bytes() for path in Path("data/ingest").rglob("*") if path.is_file()}
+        orphans = [{**rows[0], "movement_no": f"{9 * 10**8 + at}", "client_no": "99999999"} for at in range(2000)]
+        bring("1-orphans", orphans, **day)
+        assert once(patience=0) == 2
+        assert {path: path.read_bytes() for path in before} == before
+        bring("2-column", [{k: v for k, v in row.items() if k != "value"} for row in rows[:3]], **day)
+        bring("3-far", rows[:3], delivered_on="2023-07-10", as_of="2042-03-01")
+        bring("4-end", rows[:3], delivered_on="2023-07-10", as_of="9999-12-31")
+        Path("inbox/5-typed").mkdir()
+        typed = {**rows[0], "movement_no": "999999990", "booking_date": "2042-03-01", "entered_on": "2042-03-01"}
+        Path("inbox/5-typed/movements.csv").write_text(
+            ",".join(typed) + "\n" + "".join(",".join(row.values()) + "\n" for row in (rows[0], typed))
+        )
+        bring("2023-06", rows[:3], **day)
+        assert once(patience=0) == 2
+        assert sorted(path.name for path in Path("inbox/refused").glob("*.json")) == [
+            "1-orphans.json", "2023-06.json", "3-far.json", "4-end.json", "5-typed.json"
+        ]  # fmt: skip
+        assert "1-orphans.quarantine/transactions.parquet" in capsys.readouterr().err
+        assert len(pd.read_parquet("inbox/refused/1-orphans.quarantine/transactions.parquet")) >= 2000
+        assert inbox.Journal(watch.JOURNAL).names() == []
+        kept_out = pd.read_parquet("data/ingest/quarantine/transactions.parquet")
+        assert kept_out["file"].tolist() == ["2-column/movements.csv"] * 3  # as in a run, where others have the column
+        bring("6-none", rows[:1], **day)
+        Path("inbox/6-none/movements.csv").write_text(",".join(rows[0]) + "\n")
+        stated = {**day, "complete": False, "files": {"movements.csv": {"rows": 0}}}
+        Path("inbox/6-none/manifest.json").write_text(json.dumps(stated))
+        bring("7-good", rows, **day)
+        assert once() == 0
+        published = read_json(versions.CURRENT / "manifest.json")["watch"]["deliveries"]
+        assert list(published) == ["2-column", "6-none", "7-good"]
+
+
+def test_a_kill_within_ingest_is_mended(world, tmp_path, monkeypatch):
+    with copied(world, tmp_path / "project") as cuts:
+        arrive(cuts, "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(ingest, "_write", lambda *_: (_ for _ in ()).throw(Killed))
+            with pytest.raises(Killed):
+                once()
+        assert not Path("data/ingest/ledger.json").exists()
+        assert once() == 0
+        assert "between-a" in read_json(versions.CURRENT / "manifest.json")["watch"]["deliveries"]
+
+
+def test_who_was_away_is_reached_without_another_delivery(world, tmp_path, monkeypatch, capsys):
+    away = [True]
+    told: list[str] = []
+
+    def sync(system: str) -> int:
+        if away[0]:
+            raise ServiceRefused(Problem("zoho", "a service that answers", "none", "Try again."))
+        told.append(f"{system} {versions.CURRENT.readlink().name}")
+        return 2  # it rejected rows, which stand in its own table
+
+    monkeypatch.setattr("pipeline.sinks.sync.sync", sync)
+    with copied(world, tmp_path / "project") as cuts:
+        arrive(cuts, "a")
+        assert once(systems=("zoho",)) == 8
+        assert "published, but not everywhere (exit code 8)" in capsys.readouterr().err
+        assert once() == 8
+        monkeypatch.setattr(watch, "RETRY", 0.2)
+        away[0] = False
+        end = time.monotonic() + 300
+        asked = watch.Asked(Path("inbox"), settle=0, every=0.05)
+        assert watch.watch(asked, stop=lambda: bool(told) or time.monotonic() > end) == 0
+        assert told == [f"zoho {versions.CURRENT.readlink().name}"]
+        assert once(systems=("zoho",)) == 0
+        arrive(cuts, "b")
+        assert once(systems=("zoho",)) == 2
+        assert "published, but not everywhere (exit code 2)" in capsys.readouterr().err
+        assert once(systems=("zoho",)) == 0
+
+
+def test_rows_that_take_each_other_back_end_alike_in_either_order(world, tmp_path):
+    """One number given of two customers: both rows are kept out, and both customers stand as if neither had come."""
+    ends = []
+    for order in ("xy", "yx"):
+        with copied(world, tmp_path / order) as cuts:
+            rows = [row for row in movements(cuts) if row["client_no"] in table().index]
+            other = next(row for row in rows if row["client_no"] != rows[0]["client_no"])
+            big = {"movement_no": "999999990", "value": "90000.00", "direction": "D", "entered_on": "2023-07-09"}
+            for name in order:
+                row = (rows[0] if name == "x" else other) | big
+                bring(name, [row], delivered_on="2023-07-10", as_of=(EARLY if name == "x" else LATE).isoformat())
+                assert once() == 0
+            kept = pd.concat(
+                [pd.read_parquet(path) for path in Path("data/ingest/tables/transactions").rglob("*.parquet")]
+            )
+            assert "999999990" not in kept["transaction_id"].tolist()
+            ends.append(plain(table()))
+            both = table().loc[sorted({rows[0]["client_no"], other["client_no"]})]
+            assert both["as_of"].astype(str).tolist() == [LATE.isoformat()] * 2
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
+def test_a_stream_publishes_what_once_publishes(world, tmp_path, monkeypatch):
+    from test_watch_stream import ENGINE
+
+    from pipeline import watch_stream
+
+    with copied(world, tmp_path / "once") as cuts:
+        arrive(cuts, "a")
+        assert once() == 0
+        expected = plain(table())
+    with copied(world, tmp_path / "stream") as cuts:
+        monkeypatch.setattr(watch_stream, "BETWEEN", 10**9)  # Spark alone says when
+        before, end = versions.CURRENT.readlink(), time.monotonic() + 600
+        arrive(cuts, "a")
+        asked = watch.Asked(Path("inbox"), settle=0, every=0.5)
+        stop = lambda: versions.CURRENT.readlink() != before or time.monotonic() > end  # noqa: E731
+        assert watch_stream.stream(asked, ENGINE, stop=stop) == 0
+        assert plain(table()) == expected
