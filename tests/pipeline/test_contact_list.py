@@ -299,10 +299,10 @@ def test_regular_reviews_stand_in_a_calendar_of_their_own(tmp_path):
         ("Regular review: rests (E1)", "20260213"), ("Regular review: last (A1)", "20260402"),
     ]  # fmt: skip
     assert events[0]["DESCRIPTION"] == (
-        "Overdue since 2025-07-09\\nEvery 6 months\\, by grade and action\\nOwner: lee\\; 李"
+        "Overdue since 2025-07-09\\nMonths between reviews\\, by grade and action: 6\\nOwner: lee\\; 李"
     )
     assert events[0]["X-BELLWETHER-OWNER"] == "lee\\; 李"
-    assert events[1]["DESCRIPTION"] == "Every 12 months\\, by grade and action\\nOwner: may"
+    assert events[1]["DESCRIPTION"] == "Months between reviews\\, by grade and action: 12\\nOwner: may"
     assert len(reviewed(tmp_path, *rows, days=93)) == 6
     assert reviewed(tmp_path, *rows, tongue="zh")[0]["SUMMARY"] == "定期复核: missed (C1)"
 
