@@ -29,9 +29,10 @@ def reached_in_time(
 
     panel: customer_id, as_of, pd, expected_loss (null: unknown), days_past_due, review_months, joined_on (date; null:
     unknown), alarmed and in_training, one row a customer and scored date on which he was in the population; rows in
-    training are left out, since the model knew what became of them. defaults: customer_id and known_on, the first day on which a default was known.
-    Those count who had a row at least `days_before` earlier, so that they could be contacted. As the loss that they
-    bring, the expected loss over the PD on the last such row is weighed too: exposure times loss given default.
+    training are left out, since the model knew what became of them. defaults: customer_id and known_on, the first day
+    on which a default was known. Those count who had a row at least `days_before` earlier, so that they could be
+    contacted. As the loss that they bring, the expected loss over the PD on the last such row is weighed too: exposure
+    times loss given default.
 
     Returns days_before, dates, defaulters and by capacity and list: reached, share with its 95% Jeffreys interval,
     share of the loss, and contacts made. Of random lists the mean. Without defaulters `capacities` is empty.
@@ -52,7 +53,7 @@ def reached_in_time(
     weight = pd.Series((in_time["expected_loss"] / in_time["pd"]).fillna(0).to_numpy(), in_time["customer_id"])
     money = weight.reindex(customers).fillna(0).to_numpy()
     could = pd.Series(customers).isin(in_time["customer_id"]).to_numpy()
-    replay = _Replay(rows, codes, customers, day, rules, days_before)
+    replay = _Replay(rows, codes, customers.to_numpy(dtype=object), day, rules, days_before)
     for capacity in capacities:
         told: dict[str, Any] = {}
         for name in LISTS:
@@ -93,7 +94,7 @@ class _Replay:
         at = rows["as_of"].to_numpy().astype("M8[D]")
         self.dates, self.first = np.unique(at, return_index=True)
         self.ends = np.append(self.first[1:], len(rows))
-        self.spread = spread_of(np.asarray(customers, dtype=object))
+        self.spread = spread_of(customers)
         self.months = rows["review_months"].to_numpy(dtype=np.int64)
         self.joined = pd.to_datetime(rows["joined_on"]).to_numpy().astype("M8[D]")
         self.alarmed = rows["alarmed"].to_numpy(dtype=bool)
@@ -115,7 +116,7 @@ class _Replay:
         return self.alarmed[here] | (review < date + 7 * self.rules.weeks)
 
     def run(self, order: npt.NDArray[np.float64], capacity: int, *, listed: bool) -> tuple[Booleans, int]:
-        """Return who was contacted in time (customers,), and how many contacts were made; listed: of the worklist alone."""
+        """Return who was contacted in time (customers,) and how many contacts were made; listed: of the worklist."""
         last = np.full(self.customers, np.datetime64("NaT", "D"))
         reached, made, first_contact = np.zeros(self.customers, dtype=bool), 0, np.datetime64("NaT", "D")
         rest = np.timedelta64(self.rules.cool_down_days, "D")

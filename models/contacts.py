@@ -1,7 +1,8 @@
 """What people did about the worklist: one line a customer and day, with state, outcome, author and reason.
 
 The newest line of a customer holds. `done`: contacted, and left alone for the cool-down unless nobody was reached;
-`snoozed`: not before the day after `until`, nor within the cool-down of an earlier contact; `open`: back on the list at once, whatever was said before.
+`snoozed`: not before the day after `until`, nor within the cool-down of an earlier contact; `open`: back on the list at
+once, whatever was said before.
 """
 
 from __future__ import annotations
@@ -80,9 +81,10 @@ def with_crm(lines: pd.DataFrame, crm: pd.DataFrame) -> pd.DataFrame:
     said = crm[crm["state"].isin(("done", "snoozed"))].copy()
     done = said["state"] == "done"
     on = pd.to_datetime(said["on"]).astype("datetime64[s]")
-    days = pd.to_timedelta(said["snoozed_days"].astype(float), unit="D")
+    until = on + pd.to_timedelta(said["snoozed_days"].astype(float), unit="D")
+    until = until.mask(until > LATEST, LATEST).where(~done)
     said = said.assign(
-        on=on, until=(on + days).where(~done).clip(upper=LATEST).astype("datetime64[s]"), author="crm", reason="crm",
+        on=on, until=until.astype("datetime64[s]"), author="crm", reason="crm",
         outcome=said["outcome"].where(said["outcome"].isin(OUTCOMES), "other").where(done, None),
     )  # fmt: skip
     said = said[done | said["until"].notna()]

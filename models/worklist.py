@@ -97,7 +97,7 @@ def floors(as_of: np.datetime64, first_contact: np.datetime64, joined_on: Days, 
     """Return the day from which on a review not made is still due, shape (n,).
 
     `overdue_days` before as_of; from the first recorded contact of anyone (NaT: none was ever recorded) where that is
-    earlier, since from then on a review without a contact was not made; never before the customer joined (NaT: unknown).
+    earlier, since from then on a review without a contact was not made; never before he joined (NaT: unknown).
     """
     day = as_of.astype("M8[D]") - np.timedelta64(overdue_days, "D")
     day = np.fmin(day, first_contact.astype("M8[D]"))  # of a day and NaT the day

@@ -66,7 +66,7 @@ class Params(Section, worklist.Rules):
     """Who is contacted, by whom and how often, and at which capacities the list is measured."""
 
     section: ClassVar[str] = "worklist"
-    calendar_days: Annotated[int, Field(ge=1, le=3660)] = 92  # from as_of on, whose regular reviews stand in calendar.ics
+    calendar_days: Annotated[int, Field(ge=1, le=3660)] = 92  # from as_of on, whose reviews stand in calendar.ics
     measured_capacities: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (10, 25, 50)
     measured_days_before: Annotated[int, Field(ge=0)] = 60
 

@@ -89,8 +89,12 @@ def days_within(start, end):
     """By hand: how many of those customers have their day of the yearly calendar in [start, end), less than a year."""
     months = np.arange(np.datetime64("2023-01"), np.datetime64("2028-01"))
     found = 0
-    for spread in pd.util.hash_array(np.array([f"k{k:03d}" for k in range(200)], dtype=object), categorize=False).tolist():
-        own = [month.astype("M8[D]") + spread // 64 % 28 for month in months if int(month.astype(int)) % 12 == spread % 12]
+    for spread in pd.util.hash_array(
+        np.array([f"k{k:03d}" for k in range(200)], dtype=object), categorize=False
+    ).tolist():
+        own = [
+            month.astype("M8[D]") + spread // 64 % 28 for month in months if int(month.astype(int)) % 12 == spread % 12
+        ]
         found += any(np.datetime64(start) <= day < np.datetime64(end) for day in own)
     return found
 

@@ -420,7 +420,9 @@ def test_a_customer_joined_when_he_opened_or_when_he_was_first_known(tmp_path, m
         ("a", 3): "2020-01-01", ("a", 6): "2020-02-02", ("b", 3): "2024-05-05", ("b", 6): "2024-05-05",
         ("c", 6): "2025-04-04",
     }  # fmt: skip
-    pq.write_table(pa.Table.from_pandas(table.assign(**days), schema).drop_columns("opened_on"), folder / "part.parquet")
+    pq.write_table(
+        pa.Table.from_pandas(table.assign(**days), schema).drop_columns("opened_on"), folder / "part.parquet"
+    )
     described.write_text(json.dumps({"customers": {"columns": {"region": "VARCHAR"}}}))
     assert joined()["a", 3] == "2024-01-01"
 
