@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import zipfile
 from decimal import Decimal
@@ -272,6 +273,8 @@ def test_an_event_stays_the_same_from_run_to_run_until_the_next_contact(tmp_path
     reached = ("a", "2026-02-03", "done", "paid", "lee", "called", "")
     again = identities(as_of=dt.date(2026, 6, 1), lines=[reached])
     assert again[0] != now[0]
+    named = [hashlib.sha256(key).hexdigest()[:32] + "@bellwether" for key in (b"a/first/alarm", b"a/2026-02-03/alarm")]
+    assert [now[0], again[0]] == named
     vain = ("a", "2026-06-03", "done", "not_reached", "lee", "called", "")
     assert identities(as_of=dt.date(2026, 7, 1), lines=[reached, vain])[0] == again[0]
 
@@ -314,6 +317,9 @@ def test_a_review_is_the_same_event_on_the_list_and_in_the_calendar(tmp_path):
     desk_files.write_reviews(stage.as_table(calendar, stage.CALENDAR), tmp_path / "c.ics", AS_OF, 92, "en")
     listed, planned = read_ics(tmp_path / "w.ics"), read_ics(tmp_path / "c.ics")
     assert [each["UID"] for each in listed] == [each["UID"] for each in planned]
+    alarmed = stage.as_table(made(decided(**CALM), raised=RAISED[:1])[0], stage.SCHEMA)
+    desk_files.write_calendar(alarmed, tmp_path / "w.ics", AS_OF, "en")
+    assert read_ics(tmp_path / "w.ics")[0]["UID"] != planned[0]["UID"], "an alarm is another event than his review"
     # due in the first week, but not before its day
     assert (listed[0]["DTSTART;VALUE=DATE"], planned[0]["DTSTART;VALUE=DATE"]) == ("20260108", "20260108")
 
