@@ -1,7 +1,8 @@
 """Does the worklist reach those who later default, in time? Beside a list by PD alone, and a random one.
 
 Replayed along the scored dates: on each the lists take as many customers as one month's capacity allows, none within
-the cool-down of the same list's earlier contact. A defaulter counts as reached in time where a list contacted him so
+the cool-down of the same list's earlier contact; what the list itself did so far is what was recorded of contacts, so
+that a review is due until it is made. A defaulter counts as reached in time where a list contacted him so
 many days before the default became known. Nothing that became known after a date is used on it.
 """
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.metrics import LEVEL, jeffreys_interval
-from models.worklist import Rules, loss_avoided, next_reviews
+from models.worklist import Booleans, Days, Rules, floors, loss_avoided, next_reviews, spread_of
 
 DRAWS = 20  # random lists, averaged
 LISTS = ("worklist", "by_pd", "random")
@@ -26,11 +27,12 @@ def reached_in_time(
 ) -> dict[str, Any]:
     """Return by weekly capacity and list the share of later defaulters contacted at least `days_before` before.
 
-    panel: customer_id, as_of, pd, expected_loss (null: unknown), days_past_due, review_months, alarmed and in_training,
-    one row a customer and scored date on which he was in the population; rows in training are left out, since the model
-    knew what became of them. defaults: customer_id and known_on, the first day on which a default was known.
-    Those count who had a row at least `days_before` earlier, so that they could be contacted. As the loss that they
-    bring, the expected loss over the PD on the last such row is weighed too: exposure times loss given default.
+    panel: customer_id, as_of, pd, expected_loss (null: unknown), days_past_due, review_months, joined_on (date; null:
+    unknown), alarmed and in_training, one row a customer and scored date on which he was in the population; rows in
+    training are left out, since the model knew what became of them. defaults: customer_id and known_on, the first day
+    on which a default was known. Those count who had a row at least `days_before` earlier, so that they could be
+    contacted. As the loss that they bring, the expected loss over the PD on the last such row is weighed too: exposure
+    times loss given default.
 
     Returns days_before, dates, defaulters and by capacity and list: reached, share with its 95% Jeffreys interval,
     share of the loss, and contacts made. Of random lists the mean. Without defaulters `capacities` is empty.
@@ -51,12 +53,11 @@ def reached_in_time(
     weight = pd.Series((in_time["expected_loss"] / in_time["pd"]).fillna(0).to_numpy(), in_time["customer_id"])
     money = weight.reindex(customers).fillna(0).to_numpy()
     could = pd.Series(customers).isin(in_time["customer_id"]).to_numpy()
-    replay = _Replay(rows, codes, len(customers), day, rules, days_before)
+    replay = _Replay(rows, codes, customers.to_numpy(dtype=object), day, rules, days_before)
     for capacity in capacities:
         told: dict[str, Any] = {}
         for name in LISTS:
-            orders = replay.orders(name)
-            made = [replay.run(order, capacity) for order in orders]
+            made = [replay.run(order, capacity, listed=name == "worklist") for order in replay.orders(name)]
             hit = np.array([(reached & could).sum() for reached, _ in made], dtype=float)
             loss = [float(money[reached & could].sum() / money.sum()) if money.sum() else None for reached, _ in made]
             low, high = jeffreys_interval(round(float(hit.mean())), len(in_time), LEVEL)
@@ -84,46 +85,56 @@ class _Replay:
     """The scored dates, replayed for a list that is an order of each date's rows."""
 
     def __init__(
-        self, rows: pd.DataFrame, codes: npt.NDArray[np.intp], customers: int, known: npt.NDArray[np.datetime64],
-        rules: Rules, days_before: int,
+        self, rows: pd.DataFrame, codes: npt.NDArray[np.intp], customers: npt.NDArray[np.object_],
+        known: npt.NDArray[np.datetime64], rules: Rules, days_before: int,
     ) -> None:  # fmt: skip
-        self.rules, self.codes, self.customers, self.days_before = rules, codes, customers, days_before
+        self.rules, self.codes, self.customers, self.days_before = rules, codes, len(customers), days_before
         self.known = known
         self.rows = rows
         at = rows["as_of"].to_numpy().astype("M8[D]")
         self.dates, self.first = np.unique(at, return_index=True)
         self.ends = np.append(self.first[1:], len(rows))
-        reviews = next_reviews(
-            rows["customer_id"].to_numpy(dtype=object), at, rows["review_months"].to_numpy(dtype=np.int64),
-            np.full(len(rows), "NaT", dtype="M8[D]"),
-        )  # fmt: skip
-        on_list = rows["alarmed"].to_numpy(dtype=bool) | (reviews < at + 7 * rules.weeks)
-        value = loss_avoided(rows["expected_loss"].to_numpy(float), rows["days_past_due"].to_numpy(float), rules)
-        self.value = np.where(on_list, value, -1.0)  # below 0: not on the list
+        self.spread = spread_of(customers)
+        self.months = rows["review_months"].to_numpy(dtype=np.int64)
+        self.joined = pd.to_datetime(rows["joined_on"]).to_numpy().astype("M8[D]")
+        self.alarmed = rows["alarmed"].to_numpy(dtype=bool)
 
     def orders(self, name: str) -> list[npt.NDArray[np.float64]]:
         """Return what a list orders rows by, the highest first; of the random list several draws."""
         if name == "worklist":
-            return [self.value]
+            late = self.rows["days_past_due"].to_numpy(float)
+            return [loss_avoided(self.rows["expected_loss"].to_numpy(float), late, self.rules)]
         if name == "by_pd":
             return [self.rows["pd"].to_numpy(float)]
         return [np.random.default_rng(draw).random(len(self.rows)) for draw in range(DRAWS)]
 
-    def run(self, order: npt.NDArray[np.float64], capacity: int) -> tuple[npt.NDArray[np.bool_], int]:
-        """Return who was contacted in time (customers,), and how many contacts were made."""
-        last = np.full(self.customers, np.datetime64("1900-01-01", "D"))
-        reached, made = np.zeros(self.customers, dtype=bool), 0
+    def on_list(self, here: slice, date: np.datetime64, last: Days, first_contact: np.datetime64) -> Booleans:
+        """Return which rows of a date are on the worklist, by the list's own contacts so far (NaT: none)."""
+        floor = floors(date, first_contact, self.joined[here], self.rules.overdue_days)
+        codes = self.codes[here]
+        review = next_reviews(self.spread[codes], floor, self.months[here], last[codes])
+        return self.alarmed[here] | (review < date + 7 * self.rules.weeks)
+
+    def run(self, order: npt.NDArray[np.float64], capacity: int, *, listed: bool) -> tuple[Booleans, int]:
+        """Return who was contacted in time (customers,) and how many contacts were made; listed: of the worklist."""
+        last = np.full(self.customers, np.datetime64("NaT", "D"))
+        reached, made, first_contact = np.zeros(self.customers, dtype=bool), 0, np.datetime64("NaT", "D")
         rest = np.timedelta64(self.rules.cool_down_days, "D")
         for date, start, end in zip(self.dates, self.first, self.ends, strict=True):
+            here = slice(start, end)
+            value = order[here]
+            if listed:
+                value = np.where(self.on_list(here, date, last, first_contact), value, -1.0)
             # as many as all dates together could take: who of them rests leaves enough behind him
-            first = highest(order[start:end], capacity * self.rules.weeks * len(self.dates)) + start
-            first = first[order[first] >= 0]
-            free = first[last[self.codes[first]] + rest <= date]
+            first = highest(value, capacity * self.rules.weeks * len(self.dates))
+            first = first[value[first] >= 0] + start  # below 0: not on the list
+            free = first[~(last[self.codes[first]] + rest > date)]  # never contacted (NaT): free
             best = free[: capacity * self.rules.weeks]
             chosen = self.codes[best]
             days = date + np.arange(len(best)) // capacity * 7 + 6  # by the end of each week
             reached[chosen] |= self.known[chosen] - days >= np.timedelta64(self.days_before, "D")
             # who defaulted before his turn is contacted no more: his capacity is lost, as it would be
             last[chosen] = days
+            first_contact = np.fmin(first_contact, days[0]) if len(days) else first_contact
             made += len(best)
         return reached, made

@@ -1,9 +1,10 @@
 """Whom to contact, why, what to ask for and to offer, by when and by whom; ordered by the loss that a contact avoids.
 
 On the list is who has an alert of the stated severities, whose action is neither keep nor raise, or whose regular
-review falls due. A contact is taken to avoid a stated share of the expected loss, less where the customer is already
-late. Each owner's best `capacity` make the first week, the next ones the second; who comes after the last week waits,
-and stays on the list. Who was contacted within the cool-down, or is snoozed, is shown and takes no place.
+review falls due, or fell due and was not made. A contact is taken to avoid a stated share of the expected loss, less
+where the customer is already late. Each owner's best `capacity` make the first week, the next ones the second; who
+comes after the last week waits, and stays on the list. Who was contacted within the cool-down, or is snoozed, is shown
+and takes no place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ Floats = npt.NDArray[np.float64]
 Days = npt.NDArray[np.datetime64]
 Objects = npt.NDArray[np.object_]
 Booleans = npt.NDArray[np.bool_]
+Whole = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 Count = Annotated[int, Field(ge=1)]
+Capacity = Annotated[int, Field(ge=0)]  # 0: on leave, so that all of it waits
 Share = Annotated[float, Field(ge=0, le=1)]
 CALM = ("keep", "raise")  # actions that need no contact of their own
 ORDER = {"open": 0, "waiting": 1, "snoozed": 2, "done": 3}
@@ -51,10 +55,11 @@ class Rules(BaseModel):
 
     severities: tuple[str, ...] = ("high", "medium")  # alerts that put a customer on the list
     weeks: Annotated[int, Field(ge=1, le=53)] = 4  # that one list covers
-    weekly_capacity: Count = 20  # contacts a week of an owner
-    unassigned_capacity: Count = 20  # of those together who have no owner
-    owners: dict[str, Count] = {}  # owners whose capacity is another
+    weekly_capacity: Capacity = 20  # contacts a week of an owner
+    unassigned_capacity: Capacity = 20  # of those together who have no owner
+    owners: dict[str, Capacity] = {}  # owners whose capacity is another
     cool_down_days: Annotated[int, Field(ge=0, le=3660)] = 60
+    overdue_days: Annotated[int, Field(ge=0, le=3660)] = 90  # that a review stays due before anyone was ever contacted
     late_days: Count = 60  # days past due from which a contact comes late
     avoided_early: Share = 0.3  # share of the expected loss that a contact avoids,
     avoided_late: Share = 0.1  # and where it comes late
@@ -71,9 +76,10 @@ class Facts:
     pd: Floats
     expected_loss: Floats
     days_past_due: Floats
-    review_months: npt.NDArray[np.int64]  # between regular reviews
+    review_months: Whole  # between regular reviews
     alarmed: Booleans  # an alert of the stated severities is up
     action: Objects
+    joined_on: Days  # before it no review was due
 
 
 def loss_avoided(expected_loss: Floats, days_past_due: Floats, rules: Rules) -> Floats:
@@ -82,22 +88,44 @@ def loss_avoided(expected_loss: Floats, days_past_due: Floats, rules: Rules) -> 
     return np.round(np.nan_to_num(expected_loss) * share, 2)
 
 
-def next_reviews(customers: Objects, as_of: Days, months: npt.NDArray[np.int64], last_done: Days) -> Days:
-    """Return the day of each customer's next regular review, past where one is overdue.
+def spread_of(customers: Objects) -> Hashes:
+    """Return a hash of each identifier, shape (n,): it spreads first reviews, and is the same in every run."""
+    return pd.util.hash_array(customers, categorize=False) if len(customers) else np.array([], dtype=np.uint64)
 
-    So many months after the newest contact; before any, a day that a hash of the identifier spreads over the interval,
-    so that it stays where it is from run to run.
+
+def floors(as_of: np.datetime64, first_contact: np.datetime64, joined_on: Days, overdue_days: int) -> Days:
+    """Return the day from which on a review not made is still due, shape (n,).
+
+    `overdue_days` before as_of; from the first recorded contact of anyone (NaT: none was ever recorded) where that is
+    earlier, since from then on a review without a contact was not made; never before he joined (NaT: unknown).
     """
-    spread = pd.util.hash_array(customers, categorize=False) if len(customers) else np.array([], dtype=np.uint64)
-    now = as_of.astype("M8[M]")
+    day = as_of.astype("M8[D]") - np.timedelta64(overdue_days, "D")
+    day = np.fmin(day, first_contact.astype("M8[D]"))  # of a day and NaT the day
+    return np.fmax(np.full(len(joined_on), day), joined_on.astype("M8[D]"))
+
+
+def next_reviews(spread: Hashes, floor: Days, months: Whole, last_done: Days) -> Days:
+    """Return the day of each customer's next regular review, past where one is overdue; shapes (n,).
+
+    So many months after the newest contact; before any (NaT), the first day on or after `floor` of a calendar that
+    `spread` (of `spread_of`) spreads over the interval, so that a day stays where it is from run to run.
+    """
     phase = (spread % months.astype(np.uint64)).astype(np.int64)
-    ahead = (phase - now.astype(np.int64)) % months
     day = (spread // np.uint64(64) % np.uint64(28)).astype(np.int64)
-    first = (now + ahead).astype("M8[D]") + day
+    now = floor.astype("M8[M]")
+    month = now + (phase - now.astype(np.int64)) % months
+    first = month.astype("M8[D]") + day
+    first = np.where(first < floor, (month + months).astype("M8[D]") + day, first)
     since = last_done.astype("M8[D]")
     offset = np.minimum((since - since.astype("M8[M]").astype("M8[D]")).astype(np.int64), 27)
     after = (since.astype("M8[M]") + months).astype("M8[D]") + np.where(np.isnat(since), 0, offset)
     return np.where(np.isnat(since), first, after)
+
+
+def reviews(facts: Facts, standing: Standing, as_of: np.datetime64, rules: Rules) -> Days:
+    """Return the day of each customer's next regular review on `as_of`, past where one is overdue; shape (n,)."""
+    floor = floors(as_of, standing.first_contact, facts.joined_on, rules.overdue_days)
+    return next_reviews(spread_of(facts.customer_id), floor, facts.review_months, standing.last_done)
 
 
 def listed(facts: Facts, standing: Standing, as_of: np.datetime64, rules: Rules) -> pd.DataFrame:
@@ -105,16 +133,15 @@ def listed(facts: Facts, standing: Standing, as_of: np.datetime64, rules: Rules)
 
     Columns: row (place in `facts`), rank (1 the best of all that are open; null for who rests), customer_id, kind
     (alarm, review), owner (null: nobody's), state (open, waiting: beyond what the owner can do in `weeks`, snoozed,
-    done), outcome, week (1 the first; null unless open), due_on (last day of that week), again_from, review_on,
-    loss_avoided.
+    done), outcome, week (1 the first; null unless open), due_on (last day of that week; of a review not before
+    review_on), again_from, review_on, loss_avoided.
     """
-    as_ofs = np.full(len(facts.customer_id), as_of, dtype="M8[D]")
-    review = next_reviews(facts.customer_id, as_ofs, facts.review_months, standing.last_done)
+    review = reviews(facts, standing, as_of, rules)
     alarm = facts.alarmed | ~np.isin(facts.action, CALM)
     due = review < as_of.astype("M8[D]") + 7 * rules.weeks
     frame = pd.DataFrame(
         {
-            "row": np.arange(len(as_ofs)), "customer_id": facts.customer_id, "kind": np.where(alarm, "alarm", "review"),
+            "row": np.arange(len(review)), "customer_id": facts.customer_id, "kind": np.where(alarm, "alarm", "review"),
             "owner": facts.owner, "state": standing.state, "outcome": standing.outcome,
             "again_from": standing.again_from, "review_on": review,
             "loss_avoided": loss_avoided(facts.expected_loss, facts.days_past_due, rules), "pd": facts.pd,
@@ -124,12 +151,15 @@ def listed(facts: Facts, standing: Standing, as_of: np.datetime64, rules: Rules)
     is_open = frame["state"] == "open"
     desk = frame["owner"].fillna("")
     capacity = desk.map({"": rules.unassigned_capacity, **rules.owners}).fillna(rules.weekly_capacity).astype(int)
-    week = frame[is_open].groupby(desk[is_open]).cumcount().reindex(frame.index) // capacity + 1
+    turn = frame[is_open].groupby(desk[is_open]).cumcount().reindex(frame.index)
+    week = (turn // capacity.clip(lower=1) + 1).where(capacity > 0)
     frame["rank"] = is_open.cumsum().where(is_open).astype("Int64")
     frame["week"] = week.where(week <= rules.weeks).astype("Int64")
     frame.loc[is_open & frame["week"].isna(), "state"] = "waiting"
     ends = np.where(frame["week"].notna(), frame["week"].fillna(0).to_numpy(dtype=np.int64) * 7 - 1, 0)
-    frame["due_on"] = pd.Series(as_of.astype("M8[D]") + ends, index=frame.index).where(frame["week"].notna())
+    due_on = pd.Series(as_of.astype("M8[D]") + ends, index=frame.index)
+    due_on = due_on.mask((frame["kind"] == "review") & (frame["review_on"] > due_on), frame["review_on"])
+    frame["due_on"] = due_on.where(frame["week"].notna())
     frame["place"] = frame["state"].map(ORDER)
     return frame.sort_values(["place", "rank", "customer_id"], ignore_index=True).drop(columns=["place", "pd"])
 

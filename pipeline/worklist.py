@@ -1,9 +1,9 @@
 """Stage worklist: whom to contact, why, what to ask for and to offer, by when and by whom; and a calendar of reviews.
 
 Writes worklist.parquet, .csv and .xlsx (the same rows, no formula in any), worklist.ics (what is due in the weeks that
-the list covers), calendar.parquet (every customer's next regular review), and whether such lists would have reached
-those who defaulted. What people did stands in data/contacts.csv, which no stage writes, and in the contacts that
-`pull` brings from a CRM. Nothing is ever sent.
+the list covers), calendar.parquet (every customer's next regular review) and calendar.ics (those of the next days), and
+whether such lists would have reached those who defaulted. What people did stands in data/contacts.csv, which no stage
+writes, and in the contacts that `pull` brings from a CRM. Nothing is ever sent.
 """
 
 from __future__ import annotations
@@ -54,12 +54,19 @@ SCHEMA = pa.schema(
         ("last_contact_on", pa.date32()),
     ]
 )  # fmt: skip
+CALENDAR = pa.schema(
+    [
+        ("customer_id", pa.string()), ("owner", pa.string()), ("grade", pa.string()), ("months", pa.int32()),
+        ("review_on", pa.date32()), ("last_contact_on", pa.date32()), ("again_from", pa.date32()),
+    ]
+)  # fmt: skip
 
 
 class Params(Section, worklist.Rules):
     """Who is contacted, by whom and how often, and at which capacities the list is measured."""
 
     section: ClassVar[str] = "worklist"
+    calendar_days: Annotated[int, Field(ge=1, le=3660)] = 92  # from as_of on, whose reviews stand in calendar.ics
     measured_capacities: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (10, 25, 50)
     measured_days_before: Annotated[int, Field(ge=0)] = 60
 
@@ -109,28 +116,49 @@ def _selected(wanted: dict[str, str], table: str, there: set[str]) -> str:
     )
 
 
-def stands() -> pd.DataFrame:
-    """Return FACTS of each customer at the last date, by customer_id."""
+def _joined(pairs: str) -> str:
+    """Return a query for the day on which customers joined, as known on a date: customer_id, as_of, joined_on.
+
+    pairs: what a query reads customer_id and as_of from. Joined is opened_on, else the day on which the customers table
+    first knew of one; there is no row for whom it does not know, or where there is no such table.
+    """
+    columns = (read_json(Path("data/ingest/tables.json")).get("customers") or {}).get("columns", {})
+    if not columns or not any(TABLES.glob("customers/**/*.parquet")):
+        return "select '' as customer_id, date '1900-01-01' as as_of, date '1900-01-01' as joined_on where false"
+    opened = "arg_max(c.opened_on, c.known_on)" if "opened_on" in columns else "null"
+    return (
+        f"select w.customer_id, w.as_of, cast(coalesce({opened}, min(c.known_on)) as date) as joined_on from {pairs} w "
+        f"join read_parquet('{TABLES}/customers/**/*.parquet') c on c.customer_id = w.customer_id "
+        "and c.known_on < w.as_of group by w.customer_id, w.as_of"
+    )
+
+
+def stands(as_of: str) -> pd.DataFrame:
+    """Return FACTS and joined_on (null: unknown) of each customer at the last date, by customer_id."""
     there = set(pq.ParquetDataset(POSITION).schema.names)
+    last = f"(select customer_id, cast(? as date) as as_of from '{parquet(POSITION)}' where months_back = 0)"
     with duckdb.connect(config={"threads": 2}) as connection:
         return connection.execute(
-            f"select customer_id, {_selected(FACTS, 'p', there)} from '{parquet(POSITION)}' p "
-            "where months_back = 0 order by customer_id"
-        ).df()
+            f"with since as ({_joined(last)}) select p.customer_id, {_selected(FACTS, 'p', there)}, since.joined_on "
+            f"from '{parquet(POSITION)}' p left join since using (customer_id) "
+            "where months_back = 0 order by customer_id", [as_of],
+        ).df()  # fmt: skip
 
 
 def panel(policy: Policy, rules: worklist.Rules) -> pd.DataFrame:
     """Return every scored row with what the list looks at on its date (see `contact_value.reached_in_time`)."""
     there = set(pq.ParquetDataset(POSITION).schema.names)
+    scored = f"'{parquet(SCORES)}'"
     held = pd.DataFrame({"code": [rule.code for rule in alerts.RULES if rule.severity in rules.severities]}, dtype=str)
     with duckdb.connect(config={"threads": 2}) as connection:
         connection.register("codes", held)
         rows = connection.execute(
             f"with up as (select distinct customer_id, as_of from '{DECIDED}/alert_history.parquet' "
-            "semi join codes using (code)) "
+            f"semi join codes using (code)), since as ({_joined(scored)}) "
             f"select s.customer_id, s.as_of, s.pd, s.grade, s.in_training, {_selected(STANDS, 'p', there)}, "
-            f"up.customer_id is not null as alarmed from '{parquet(SCORES)}' s "
+            f"since.joined_on, up.customer_id is not null as alarmed from {scored} s "
             f"left join '{parquet(POSITION)}' p on p.customer_id = s.customer_id and p.months_back = s.months_back "
+            "left join since on since.customer_id = s.customer_id and since.as_of = s.as_of "
             "left join up on up.customer_id = s.customer_id and up.as_of = s.as_of order by s.as_of, s.customer_id"
         ).df()
     unknown = np.full(len(rows), np.nan)
@@ -168,10 +196,10 @@ def run(
     table: pd.DataFrame, raised: pd.DataFrame, facts: pd.DataFrame, of: dict[str, str], lines: pd.DataFrame,
     policy: Policy, rules: worklist.Rules, as_of: dt.date, tongue: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Return the worklist in SCHEMA's columns and the calendar (customer_id, owner, grade, months, review_on).
+    """Return the worklist in SCHEMA's columns and the calendar in CALENDAR's.
 
     table: COPIED of the decided table. raised: customer_id, code, severity, state, evidence of each alert. facts: FACTS
-    by customer_id. of: owner by customer. lines: of `read_contacts`.
+    and joined_on by customer_id. of: owner by customer. lines: of `read_contacts`.
     """
     table = table.sort_values("customer_id", ignore_index=True).merge(facts, on="customer_id", how="left")
     up = raised[raised["state"] != "cleared"]
@@ -182,7 +210,7 @@ def run(
         who, table["customer_id"].map(of).astype(object).to_numpy(), table["pd_12m"].to_numpy(float),
         table["expected_loss"].to_numpy(float), table["days_past_due"].to_numpy(float), months,
         table["customer_id"].isin(up.loc[up["severity"].isin(rules.severities), "customer_id"]).to_numpy(),
-        table["action"].to_numpy(dtype=object),
+        table["action"].to_numpy(dtype=object), pd.to_datetime(table["joined_on"]).to_numpy().astype("M8[D]"),
     )  # fmt: skip
     day = np.datetime64(as_of, "D")
     standing = contacts.standing(lines, who, as_of, rules.cool_down_days)
@@ -208,9 +236,14 @@ def run(
     made = pd.concat([chosen, rows], axis=1).assign(
         as_of=day, why=why, ask_codes=ask_codes, ask=ask, offer=offer, last_contact_on=last
     )
-    review = worklist.next_reviews(who, np.full(len(who), day), months, standing.last_done)
-    calendar = pd.DataFrame({"customer_id": who, "owner": known.owner, "grade": table["grade"], "months": months})
-    return made[SCHEMA.names], calendar.assign(review_on=review)
+    calendar = pd.DataFrame(
+        {
+            "customer_id": who, "owner": known.owner, "grade": table["grade"], "months": months,
+            "review_on": worklist.reviews(known, standing, day, rules), "last_contact_on": standing.last_done,
+            "again_from": standing.again_from,
+        }
+    )  # fmt: skip
+    return made[SCHEMA.names], calendar
 
 
 def as_table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
@@ -228,8 +261,11 @@ def as_table(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def counts(made: pd.DataFrame, lines: pd.DataFrame, customers: pd.Series) -> dict[str, Any]:
-    """Return what the list holds, in counts and money; `unknown_customers`: lines of who left, or never was here."""
+def counts(made: pd.DataFrame, lines: pd.DataFrame, customers: pd.Series, as_of: str) -> dict[str, Any]:
+    """Return what the list holds, in counts and money.
+
+    `unknown_customers`: lines of who left, or never was here; `lines_after_as_of`: they count like all others.
+    """
     live = made[made["state"].isin(["open", "waiting"])]
     return {
         "customers": len(customers),
@@ -242,6 +278,7 @@ def counts(made: pd.DataFrame, lines: pd.DataFrame, customers: pd.Series) -> dic
             for state in ("open", "waiting")
         },
         "lines": len(lines),
+        "lines_after_as_of": int((lines["on"] > pd.Timestamp(as_of)).sum()),
         "unknown_customers": int((~lines["customer_id"].isin(customers)).sum()),
     }
 
@@ -255,17 +292,19 @@ def main() -> None:
     table = pq.read_table(DECIDED / "table.parquet", columns=list(COPIED)).to_pandas()
     raised = pq.read_table(DECIDED / "alerts.parquet").to_pandas()
     of = owners(as_of)
-    made, calendar = run(table, raised, stands(), of, lines, policy, params, dt.date.fromisoformat(as_of), tongue)
+    made, calendar = run(table, raised, stands(as_of), of, lines, policy, params, dt.date.fromisoformat(as_of), tongue)
     rows = as_table(made, SCHEMA)
     fresh(OUT)
     for ending in ("parquet", "csv"):
         answers.write(rows, OUT / f"worklist.{ending}")
-    desk_files.write_workbook(rows, OUT / "worklist.xlsx", tongue)
-    desk_files.write_calendar(rows, OUT / "worklist.ics", tongue)
-    kinds = [("customer_id", pa.string()), ("owner", pa.string()), ("grade", pa.string()), ("months", pa.int32()),
-             ("review_on", pa.date32())]  # fmt: skip
-    answers.write(as_table(calendar, pa.schema(kinds)), OUT / "calendar.parquet")
-    told = counts(made, lines, table["customer_id"])
+    left_out = desk_files.write_workbook(rows, OUT / "worklist.xlsx", tongue)
+    if left_out:
+        say("worklist", "worklist.xlsx is cut: a sheet holds no more", rows=rows.num_rows, left_out=left_out)
+    day, reviews = dt.date.fromisoformat(as_of), as_table(calendar, CALENDAR)
+    desk_files.write_calendar(rows, OUT / "worklist.ics", day, tongue)
+    desk_files.write_reviews(reviews, OUT / "calendar.ics", day, params.calendar_days, tongue)
+    answers.write(reviews, OUT / "calendar.parquet")
+    told = counts(made, lines, table["customer_id"], as_of)
     by_owner = made[made["state"] == "open"].groupby(made["owner"].fillna(""))["loss_avoided"].agg(["size", "sum"])
     write_json(
         OUT / "summary.json",

@@ -254,12 +254,12 @@ KEYED = (
     "data/featurise/training/", "data/featurise/scoring/", "data/select/parts", "data/train/out_of_fold",
     "data/calibrate/", "data/evaluate/predictions", "data/score/scores", "data/explain/reasons", "data/decide/table",
     "data/decide/alert", "data/decide/overrides", "data/worklist/worklist.",
-    "data/worklist/calendar.parquet", "data/report/index.html",
+    "data/worklist/calendar.", "data/report/index.html",
     "data/report/worklist.html", "data/monitor/figures.json", "data/report/figures.json",
 )  # fmt: skip
 PUBLISHED = (
     "scored_customers.", "bellwether.duckdb", "alerts.parquet", "changes.parquet", "overrides.parquet",
-    "worklist/worklist.", "worklist/calendar.parquet", "report/index.html", "report/worklist.html", "report/figures.json",
+    "worklist/worklist.", "worklist/calendar.", "report/index.html", "report/worklist.html", "report/figures.json",
     "inputs/data/select/parts",
     "inputs/data/evaluate/predictions",
 )  # fmt: skip

@@ -13,14 +13,14 @@ from models.worklist import Rules
 
 RULES = Rules(weeks=1, cool_down_days=45, avoided_early=0.5, avoided_late=0.5)
 DATES = ("2025-01-01", "2025-02-01", "2025-03-01", "2025-04-01")
-# the best PD is small's; the most money is big's. No review is due: 240 months between them, and no alarm on calm
+# the best PD is small's; the most money is big's. No review is due: a million months between them, no alarm on calm
 WHO = {"big": (0.20, 500.0, True), "small": (0.60, 30.0, True), "calm": (0.01, 50.0, False)}
 
 
 def panel(dates=DATES, **changes):
     rows = [
         {"customer_id": who, "as_of": day, "pd": pd_, "expected_loss": loss, "days_past_due": 0.0, "review_months": 10**6,
-         "alarmed": alarmed, "in_training": False}
+         "alarmed": alarmed, "in_training": False, "joined_on": None}
         for day in dates for who, (pd_, loss, alarmed) in WHO.items()
     ]  # fmt: skip
     return pd.DataFrame(rows).assign(**changes)
@@ -74,6 +74,65 @@ def test_who_has_no_alarm_and_no_review_is_not_on_the_list():
     assert at["by_pd"]["contacts"] == 6
 
 
+def quiet(dates, **changes):
+    """Return dates of 200 customers without any alarm, reviewed once a year; only their reviews put them on a list."""
+    who = [f"k{k:03d}" for k in range(200)]
+    rows = panel(dates)[:0]
+    for day in dates:
+        more = {"customer_id": who, "as_of": day, "pd": 0.1, "expected_loss": 1.0, "days_past_due": 0.0,
+                "review_months": 12, "alarmed": False, "in_training": False, "joined_on": None}  # fmt: skip
+        rows = pd.concat([rows, pd.DataFrame(more)], ignore_index=True)
+    return rows.assign(**changes)
+
+
+def days_within(start, end):
+    """By hand: how many of those customers have their day of the yearly calendar in [start, end), less than a year."""
+    months = np.arange(np.datetime64("2023-01"), np.datetime64("2028-01"))
+    found = 0
+    for spread in pd.util.hash_array(
+        np.array([f"k{k:03d}" for k in range(200)], dtype=object), categorize=False
+    ).tolist():
+        own = [
+            month.astype("M8[D]") + spread // 64 % 28 for month in months if int(month.astype(int)) % 12 == spread % 12
+        ]
+        found += any(np.datetime64(start) <= day < np.datetime64(end) for day in own)
+    return found
+
+
+def contacted(dates, capacity=500, rules=RULES, **changes):
+    return found(quiet(dates, **changes), defaults(k000="2030-01-01"), capacity, rules=rules)[1]["worklist"]["contacts"]
+
+
+def test_a_review_that_the_list_did_not_make_stays_on_it():
+    """Whose day lay in the 90 before the date is due, as is whose day comes within the week."""
+    assert contacted(["2025-01-01"]) == days_within("2024-10-03", "2025-01-08") > 20
+    none_before = RULES.model_copy(update={"overdue_days": 0})
+    assert contacted(["2025-01-01"], rules=none_before) == days_within("2025-01-01", "2025-01-08") < 10
+    # five find no place on the first date, and have theirs on the next one
+    places = days_within("2024-10-03", "2025-01-08") - 5
+    assert contacted(["2025-01-01", "2025-01-02"], capacity=places) == days_within("2024-10-03", "2025-01-09")
+
+
+def test_what_the_list_did_first_says_since_when_reviews_stay_due():
+    """Two dates 14 months apart: since the first one's contacts, of 7 January, each day of the year passed without one;
+    who was contacted then is due a year later. Alone, the second date knows the 90 days before it."""
+    first = contacted(["2025-01-01"])
+    assert contacted(["2025-01-01", "2026-03-01"]) == first + 200
+    assert contacted(["2026-03-01"]) == days_within("2025-12-01", "2026-03-08") < 100
+
+
+def test_after_a_contact_of_the_list_the_interval_counts_from_it():
+    """Each once within the year; who was contacted on 7 January is due a year later, not on his day of the calendar."""
+    year = pd.date_range("2025-01-01", periods=12, freq="MS").strftime("%Y-%m-%d")
+    assert contacted(year) == 200
+    assert contacted([*year, "2026-01-01"]) == 200 + contacted(["2025-01-01"])
+
+
+def test_who_joined_of_late_is_not_overdue_in_the_replay():
+    """Joined on the last day of the year: due is who has his day from then on, as without any days before."""
+    assert contacted(["2025-01-01"], joined_on=pd.Timestamp("2024-12-31")) == days_within("2024-12-31", "2025-01-08")
+
+
 def test_rows_that_trained_the_model_are_left_out():
     rows = panel()
     told, at = found(
@@ -94,7 +153,7 @@ def test_random_lists_reach_about_their_share():
     """One of 50 customers a month, for one date: a fiftieth of defaulters is reached, on average over draws."""
     rows = pd.DataFrame({"customer_id": [f"k{k:02d}" for k in range(50)], "as_of": "2025-01-01", "pd": 0.1,
                          "expected_loss": 1.0, "days_past_due": 0.0, "review_months": 12, "alarmed": True,
-                         "in_training": False})  # fmt: skip
+                         "in_training": False, "joined_on": None})  # fmt: skip
     bad = pd.DataFrame({"customer_id": rows["customer_id"], "known_on": "2025-06-01"})
     at = found(rows, bad, capacity=10)[1]
     assert at["random"]["share"] == pytest.approx(10 / 50)

@@ -58,6 +58,52 @@ def test_a_vain_call_does_not_end_the_rest_after_an_earlier_contact():
     assert stands(done("2025-12-20"), done("2025-12-30", "not_reached"))[0] == "done"
 
 
+@pytest.mark.parametrize(
+    ("until", "stand"),
+    [
+        ("2026-01-05", ("done", "promised", "2026-02-18")),  # the cool-down of 20 December ends later
+        ("2026-02-17", ("snoozed", None, "2026-02-18")),  # on the same day: what was said last
+        ("2026-03-31", ("snoozed", None, "2026-04-01")),
+    ],
+)
+def test_of_a_cool_down_and_a_snooze_within_it_the_later_end_counts(until, stand):
+    assert stands(done("2025-12-20"), snoozed("2025-12-28", until))[:3] == stand
+
+
+def test_a_snooze_that_ended_does_not_end_the_rest():
+    """Put off to 31 December only; the contact of the 20th rests until 18 February."""
+    assert stands(done("2025-12-20"), snoozed("2025-12-28", "2025-12-31"))[:3] == ("done", "promised", "2026-02-18")
+    assert stands(done("2025-12-20"), snoozed("2025-12-28", "2025-12-31"), as_of=dt.date(2026, 2, 18))[0] == "open"
+
+
+@pytest.mark.parametrize(
+    "then", [snoozed("2025-12-30", "2025-12-31"), done("2025-12-30", "not_reached")]
+)  # fmt: skip
+def test_a_rest_that_was_taken_back_does_not_come_again(then):
+    back = ("a", "2025-12-28", "open", "", "lee", "mistaken", "")
+    assert stands(done("2025-12-20"), back, then)[0] == "open"
+    assert stands(back, done("2025-12-29"), then)[0] == "done"
+
+
+def test_the_first_line_of_anyone_says_since_when_people_work_with_the_list():
+    log = read_contacts(lines(done("2025-12-20"), done("2025-11-03", "not_reached", "gone"), done("2026-02-01")))
+    found = standing(log, np.array(["a", "b"], dtype=object), AS_OF, 60)
+    assert str(found.first_contact) == "2025-11-03"
+    assert np.isnat(standing(log[:0], np.array(["a"], dtype=object), AS_OF, 60).first_contact)
+
+
+def test_dates_that_can_only_be_slips_are_named_by_line():
+    """Before 1900 and after 2100-01-01; the very bounds stand."""
+    fine = [done("1900-01-01"), done("2100-01-01"), snoozed("2026-01-02", "2100-01-01")]
+    assert len(read_contacts(lines(*fine))) == 3
+    slips = [done("1899-12-31"), done("2100-01-02"), done("0026-12-31"), snoozed("2026-01-03", "9999-12-31")]
+    with pytest.raises(ConfigurationRefused) as refusal:
+        read_contacts(lines(*fine, *slips))
+    found = {p.where.removeprefix("contacts.csv: "): p.found for p in refusal.value.problems}
+    assert found == {"on": "something else in line 5, 6, 7", "until": "something else in line 8"}
+    assert all("from 1900-01-01 to 2100-01-01" in problem.must_be for problem in refusal.value.problems)
+
+
 def test_open_takes_back_what_was_said_before_whatever_the_order_of_lines():
     back = ("a", "2025-12-30", "open", "", "lee", "mistaken", "")
     assert stands(back, done("2025-12-20")) == ("open", None, "NaT", "2025-12-20")
@@ -122,8 +168,13 @@ def test_what_comes_back_from_a_crm_stands_beside_the_lines_of_people():
         ("b", "2025-12-26", "snoozed", None, "2025-12-29"),
     ]  # fmt: skip
     found = standing(both, np.array(["a", "b"], dtype=object), AS_OF, 60)
-    assert list(found.state) == ["done", "open"], "of b the newest line holds, and its day has passed"
-    assert list(map(str, found.again_from)) == ["2026-02-08", "NaT"]
+    assert list(found.state) == ["done", "done"], "b was put off to a day that has passed, but rests since the 20th"
+    assert list(map(str, found.again_from)) == ["2026-02-08", "2026-02-18"]
+
+
+def test_who_is_put_off_for_good_in_a_crm_is_put_off_as_long_as_a_date_can_say():
+    both = with_crm(read_contacts(lines()), crm(("a", "2025-12-10", "snoozed", None, 2_912_000.0)))
+    assert str(both["until"].item())[:10] == "2100-01-01"
 
 
 def test_without_contacts_of_a_crm_the_lines_are_as_they_were():

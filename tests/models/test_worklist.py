@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.contacts import Standing
-from models.worklist import Facts, Rules, asked, listed, loss_avoided, next_reviews, offered
+from models.worklist import Facts, Rules, asked, floors, listed, loss_avoided, next_reviews, offered, reviews, spread_of
 
 AS_OF = np.datetime64("2026-01-01")
 NEVER = np.datetime64("NaT", "D")
@@ -30,6 +30,7 @@ def facts(rows=ROWS, months=24):
     return Facts(
         np.array(who, dtype=object), np.array(owner, dtype=object), np.array(pd_), np.array(loss, dtype=float),
         np.array(late, dtype=float), np.full(len(rows), months), np.array(alarmed), np.array(action, dtype=object),
+        np.full(len(rows), NEVER),
     )  # fmt: skip
 
 
@@ -85,28 +86,136 @@ def test_a_review_puts_a_calm_customer_on_the_list_when_it_is_due():
     assert one_list(everyone_open(last="2025-07-05"), months=6).loc["f", "kind"] == "review"
 
 
-def reviews(months, last="NaT", as_of="2026-01-01", n=400):
-    who = np.array([f"c{k}" for k in range(n)], dtype=object)
-    return next_reviews(who, np.full(n, as_of, dtype="M8[D]"), np.full(n, months), np.full(n, last, dtype="M8[D]"))
+@pytest.mark.parametrize("who", [{"owners": {"lee": 0}}, {"weekly_capacity": 0}])
+def test_of_an_owner_on_leave_everything_waits_and_nothing_of_others(who):
+    found = one_list(rules=RULES.model_copy(update={"weekly_capacity": 1, **who}))
+    waits = {"a", "b", "c"} | ({"e"} if "weekly_capacity" in who else set())
+    assert set(found.index[found["state"] == "waiting"]) == waits
+    assert found.loc[sorted(waits), ["week", "due_on"]].isna().all(axis=None)
+    assert found["rank"].notna().all()
+    assert found.loc["d", "week"] == 1
 
 
-def test_first_reviews_spread_over_the_interval_and_stay_from_run_to_run():
-    """A month later the same days stand, but for those of January, which come again an interval later."""
-    first, later = reviews(6), reviews(6, as_of="2026-02-01")
-    month = (first.astype("M8[M]") - np.datetime64("2026-01")).astype(int)
-    assert sorted(set(month)) == list(range(6))
-    assert np.bincount(month).min() > 30
-    assert (later[month > 0] == first[month > 0]).all()
-    again = first[month == 0].astype("M8[M]") + 6
-    assert (later[month == 0].astype("M8[M]") == again).all()
+def test_without_any_capacity_of_those_without_an_owner_they_wait():
+    found = one_list(rules=RULES.model_copy(update={"unassigned_capacity": 0}))
+    assert found["state"].to_dict() == {"c": "open", "b": "open", "a": "waiting", "d": "waiting", "e": "open"}
 
 
 @pytest.mark.parametrize(
-    ("last", "months", "due"), [("2025-11-30", 3, "2026-02-28"), ("2025-12-15", 1, "2026-01-15"), ("2024-01-10", 12, "2025-01-10")]
+    ("last", "due"), [("2025-07-03", "2026-01-07"), ("2025-07-12", "2026-01-12"), ("2025-05-01", "2026-01-07")]
+)
+def test_a_regular_review_is_not_due_before_its_day(last, due):
+    """Calm f comes in the first week, which ends on the 7th: his review of the 3rd or an overdue one is due then."""
+    found = one_list(everyone_open(last=last), months=6, rules=RULES.model_copy(update={"weekly_capacity": 9}))
+    assert (found.loc["f", "week"], str(found.loc["f", "due_on"])[:10]) == (1, due)
+    assert str(found.loc["a", "due_on"])[:10] == "2026-01-07", "an alarm does not wait for a review"
+
+
+N = 400
+WHO = np.array([f"c{k}" for k in range(N)], dtype=object)
+
+
+def due(months, as_of="2026-01-01", last="NaT", first="NaT", joined="NaT", overdue=90):
+    """Return when each of many calm customers is reviewed; last, joined: of all of them, or of each."""
+    n, none = len(WHO), np.full(len(WHO), None, dtype=object)
+    days = [np.broadcast_to(np.array(each, dtype="M8[D]"), n) for each in (last, joined)]
+    now = Facts(
+        WHO, none, np.full(n, 0.01), np.full(n, 5.0), np.zeros(n), np.full(n, months), np.zeros(n, dtype=bool),
+        np.full(n, "keep", dtype=object), days[1],
+    )  # fmt: skip
+    stands = Standing(np.full(n, "open", dtype=object), none, np.full(n, NEVER), days[0], np.datetime64(first, "D"))
+    rules = Rules(overdue_days=overdue)
+    told = reviews(now, stands, np.datetime64(as_of), rules)
+    on_it = np.isin(WHO, listed(now, stands, np.datetime64(as_of), rules)["customer_id"])
+    assert (on_it == (told < np.datetime64(as_of) + 28)).all()
+    return told
+
+
+def dates_from(months, floor):
+    """By hand: the first day, from the floor on, of each customer's own month of the interval and day of the month."""
+    found = []
+    for spread in pd.util.hash_array(WHO, categorize=False).tolist():
+        month = floor.astype("M8[M]")
+        while int(month.astype(int)) % months != spread % months or month.astype("M8[D]") + spread // 64 % 28 < floor:
+            month += 1
+        found.append(month.astype("M8[D]") + spread // 64 % 28)
+    return np.array(found)
+
+
+def test_first_reviews_spread_over_the_interval():
+    told = due(12, overdue=0)
+    month = (told.astype("M8[M]") - np.datetime64("2026-01")).astype(int)
+    assert sorted(set(month)) == list(range(12))
+    assert np.bincount(month).min() > 15
+    assert (told >= np.datetime64("2026-01-01")).all()
+
+
+def test_a_review_that_was_not_made_stays_due():
+    """Nobody was ever contacted: it does for the stated 90 days. The earlier list held all of them."""
+    july, august = due(12, "2026-07-01"), due(12, "2026-08-01")
+    missed = (july >= np.datetime64("2026-07-01")) & (july < np.datetime64("2026-08-01"))
+    assert missed.sum() > 15
+    assert (august[missed] == july[missed]).all(), "it stays due since July, and is not due next July"
+    later = due(12, "2026-11-01")
+    gone = july < np.datetime64("2026-08-03")  # 90 days before November
+    assert (later[~gone] == july[~gone]).all()
+    assert (later[gone] == dates_from(12, np.datetime64("2026-08-03"))[gone]).all()
+    assert (later >= np.datetime64("2026-08-03")).all()
+
+
+@pytest.mark.parametrize("months", [1, 3, 6, 12])
+def test_since_people_work_with_the_list_a_review_stays_due_until_it_is_made(months):
+    """The first contact was recorded on 10 March 2025: each review from then on stands, however long ago it passed."""
+    told = due(months, first="2025-03-10")
+    assert (told == dates_from(months, np.datetime64("2025-03-10"))).all()
+    assert told.min() < np.datetime64("2025-04-10")
+    for later in ("2026-02-01", "2027-05-01"):
+        assert (due(months, later, first="2025-03-10") == told).all()
+    fresh = due(months, first="2025-12-20")
+    assert (fresh == due(months)).all(), "a first contact of late leaves the stated days as they are"
+
+
+def test_who_joined_of_late_is_not_overdue_at_once():
+    """None before the day on which he joined, as if the list had begun on it."""
+    for first in ("NaT", "2024-01-01"):
+        told = due(3, joined="2025-12-10", first=first)
+        assert (told == dates_from(3, np.datetime64("2025-12-10"))).all()
+    assert (due(3, joined="2020-01-01") == due(3)).all()
+    half = np.where(np.arange(N) % 2 == 0, np.datetime64("2025-12-10"), NEVER)
+    assert (due(3, joined=half) == np.where(np.isnat(half), due(3), due(3, joined="2025-12-10"))).all()
+
+
+def test_after_a_contact_the_interval_counts_from_it_whatever_the_floor():
+    for more in ({}, {"first": "2020-01-01"}, {"joined": "2025-12-31"}, {"overdue": 0}):
+        assert set(due(3, last="2025-07-15", **more).astype(str)) == {"2025-10-15"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2000), st.one_of(st.none(), st.integers(0, 2000)), st.one_of(st.none(), st.integers(0, 2000)),
+    st.integers(0, 400), st.integers(1, 24),
 )  # fmt: skip
-def test_a_review_is_due_so_many_months_after_the_contact(last, months, due):
+def test_the_first_review_is_the_first_day_of_its_calendar_on_or_after_the_floor(now, first, joined, overdue, months):
+    start = np.datetime64("2020-01-01")
+    as_of, told = start + now, [NEVER if each is None else start + each for each in (first, joined)]
+    floor = floors(as_of, told[0], np.array([told[1]]), overdue)
+    by_hand = min(day for day in (as_of - overdue, told[0]) if not np.isnat(day))
+    assert floor[0] == (by_hand if np.isnat(told[1]) else max(by_hand, told[1]))
+    some, many = spread_of(WHO[:40]), np.full(40, months)
+    day = next_reviews(some, np.repeat(floor, 40), many, np.full(40, NEVER))
+    assert (day >= floor).all()
+    assert (day < (floor.astype("M8[M]") + months + 1).astype("M8[D]")).all()
+    assert (next_reviews(some, day, many, np.full(40, NEVER)) == day).all(), "a day of the calendar is one"
+    after = next_reviews(some, day + 1, many, np.full(40, NEVER))
+    assert ((after.astype("M8[M]") - day.astype("M8[M]")).astype(int) == months).all()
+
+
+@pytest.mark.parametrize(
+    ("last", "months", "on"), [("2025-11-30", 3, "2026-02-28"), ("2025-12-15", 1, "2026-01-15"), ("2024-01-10", 12, "2025-01-10")]
+)  # fmt: skip
+def test_a_review_is_due_so_many_months_after_the_contact(last, months, on):
     """An overdue one keeps its day."""
-    assert set(reviews(months, last, n=2).astype(str)) == {due}
+    assert set(due(months, last=last).astype(str)) == {on}
 
 
 def test_a_contact_comes_late_from_the_stated_day_on():
