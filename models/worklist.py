@@ -59,7 +59,7 @@ class Rules(BaseModel):
     unassigned_capacity: Capacity = 20  # of those together who have no owner
     owners: dict[str, Capacity] = {}  # owners whose capacity is another
     cool_down_days: Annotated[int, Field(ge=0, le=3660)] = 60
-    overdue_days: Annotated[int, Field(ge=0, le=3660)] = 90  # that a review stays due before anyone was ever contacted
+    overdue_days: Annotated[int, Field(ge=0, le=3660)] = 31  # that a review stays due before anyone was ever contacted
     late_days: Count = 60  # days past due from which a contact comes late
     avoided_early: Share = 0.3  # share of the expected loss that a contact avoids,
     avoided_late: Share = 0.1  # and where it comes late

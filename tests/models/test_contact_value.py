@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.contact_value import highest, reached_in_time
 from models.worklist import Rules
 
-RULES = Rules(weeks=1, cool_down_days=45, avoided_early=0.5, avoided_late=0.5)
+RULES = Rules(overdue_days=90, weeks=1, cool_down_days=45, avoided_early=0.5, avoided_late=0.5)
 DATES = ("2025-01-01", "2025-02-01", "2025-03-01", "2025-04-01")
 # the best PD is small's; the most money is big's. No review is due: a million months between them, no alarm on calm
 WHO = {"big": (0.20, 500.0, True), "small": (0.60, 30.0, True), "calm": (0.01, 50.0, False)}
