@@ -123,8 +123,8 @@ def composed(
 ) -> Delivery:  # fmt: skip
     """Return the delivery of what was read.
 
-    tables: `raw` (object, record_id, record), `pulled`, `counted` and `listed` as `gathered` returns them. found_on: the day from
-    which it is known that a record is gone. complete: all records there are among `listed`.
+    tables: `raw` (object, record_id, record), `pulled`, `counted` and `listed` as `gathered` returns them. found_on:
+    the day from which it is known that a record is gone. complete: all records there are among `listed`.
     """
     desk = _Desk(mapping, pull, connector, tables, found_on, complete)
     _judge_accounts(desk)

@@ -54,17 +54,13 @@ class Gathered(Journal):
     def __enter__(self) -> Self:
         return self
 
-    def begin(
-        self, settings: str, now: int, *, full: bool, there: Iterable[str] = ()
-    ) -> tuple[int, dict[str, int]]:
+    def begin(self, settings: str, now: int, *, full: bool, there: Iterable[str] = ()) -> tuple[int, dict[str, int]]:
         """Return when the unfinished pull of these settings began, or begin one, and since when each object is read.
 
         settings: a hash of what decides how records are read; others than before read all anew. now: milliseconds.
         full: read all anew, and forget what was delivered in another delivery than those that are still `there`.
         """
-        row = self._open.execute(
-            "select settings, began, since from pulls where account = ?", (self._to,)
-        ).fetchone()
+        row = self._open.execute("select settings, began, since from pulls where account = ?", (self._to,)).fetchone()
         same = row is not None and row[0] == settings
         since: dict[str, int] = json.loads(row[2]) if same and not full else {}
         if same and row[1] is not None and not full:
@@ -141,21 +137,20 @@ class Gathered(Journal):
     def counted(self) -> pa.Table:
         """Return object, record_id and the highest version of it that was ever delivered, whoever it was told."""
         return self._table(
-            "select object, record_id, cast(max(version) as text) from pulled where ? <> '' group by 1, 2 order by 1, 2",
+            "select object, record_id, cast(max(version) as text) from pulled where ? <> '' group by 1, 2 "
+            "order by 1, 2",
             ("object", "record_id", "version"),
         )
 
-    def end(
-        self, delivered: pa.Table, gone: pa.Table, waiting: pa.Table, since: dict[str, int], delivery: str
-    ) -> None:
+    def end(self, delivered: pa.Table, gone: pa.Table, waiting: pa.Table, since: dict[str, int], delivery: str) -> None:
         """Note in one commit what was delivered, what is gone there and what waits, and that this pull is over.
 
         delivery: its name, kept with what it told.
         """
         with self._open:
             self._open.executemany(
-                "update pulled set gone = 1, delivery = ?, second_delivery = ?, version = 1 + (select max(version) from "
-                "pulled p where p.object = pulled.object and p.record_id = pulled.record_id) "
+                "update pulled set gone = 1, delivery = ?, second_delivery = ?, version = 1 + (select max(version) "
+                "from pulled p where p.object = pulled.object and p.record_id = pulled.record_id) "
                 "where account = ? and object = ? and record_id = ?",
                 [(delivery, delivery, self._to, *row.values()) for row in gone.to_pylist()],
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as Words
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from features.errors import ConfigurationRefused, IntegrityRefused, Problem
 from features.expressions import name, quote
-from pipeline.sinks.interface import Connector, Row, Wanted
+from pipeline.sinks.interface import TWO_RECORDS, Connector, Row, Wanted
 from pipeline.sinks.mapping import Mapped, Mapping
 
 FLOATING = {"FLOAT", "DOUBLE"}
@@ -152,10 +152,18 @@ class Outgoing:
         found = self._engine.execute(f"select distinct {value} from outgoing where ({value}) is not null order by 1")
         return tuple(dict.fromkeys([*stated, *(str(row[0]) for row in found.fetchmany(1000))]))
 
-    def gone(self, rejected: pa.Table) -> list[str]:
-        """Return the keys of a table of the journal that are no longer published."""
+    def stale(self, sent: pa.Table, rejected: pa.Table) -> list[str]:
+        """Return the keys, of those rejected, that are no longer published, or stand in the CRM as they now should.
+
+        A key of several records is never stale while it is published: what is wrong with it is not what was sent.
+        """
+        self._engine.register("was_sent", sent)
         self._engine.register("was_rejected", rejected)
-        found = self._engine.execute("select key from was_rejected where key not in (select key from outgoing)")
+        found = self._engine.execute(
+            "select key from was_rejected r left join outgoing o using (key) left join was_sent s using (key) where "
+            f"o.key is null or (r.code <> {quote(TWO_RECORDS)} and s.digest = o.digest and r.digest <> o.digest) "
+            "order by 1"
+        )
         return [str(row[0]) for row in found.fetchall()]
 
     def compare(
@@ -184,11 +192,19 @@ class Outgoing:
         gone = self._row("select count(*) from was_sent where key not in (select key from outgoing)")[0]
         return counts | {"no_longer_published": gone, "to_send": self._row("select count(*) from chosen")[0]}
 
+    def rows(self, keys: Iterable[str]) -> list[Row]:
+        """Return the rows of some keys, of those that are published, in order of the key."""
+        self._engine.register("asked", pa.table({"key": pa.array(sorted(keys), pa.string())}))
+        found = self._engine.execute(
+            "select key, digest, payload, made_with from outgoing semi join asked using (key) order by key"
+        )
+        return [self._row_of(*row) for row in found.fetchall()]
+
+    def _row_of(self, key: str, digest: str, payload: str, made: str) -> Row:
+        return Row(key, digest, json.loads(payload), json.loads(made) | self.mapping.constants)
+
     def batches(self, size: int) -> Iterator[list[Row]]:
         """Yield what was chosen, in order of the key."""
         found = self._engine.execute("select key, digest, payload, made_with from chosen order by place")
         while rows := found.fetchmany(size):
-            yield [
-                Row(key, digest, json.loads(payload), json.loads(made) | self.mapping.constants)
-                for key, digest, payload, made in rows
-            ]
+            yield [self._row_of(*row) for row in rows]

@@ -71,11 +71,11 @@ def _folder(source: str) -> Path:
 
 def _whole(into: Path) -> list[str]:
     """Return the deliveries in a source's folder of which every file is still there."""
-    found = []
-    for stated in sorted(into.glob("crm-*/manifest.json")):
-        if all((stated.parent / file).is_file() for file in read_json(stated).get("files", {})):
-            found.append(stated.parent.name)
-    return found
+    return [
+        stated.parent.name
+        for stated in sorted(into.glob("crm-*/manifest.json"))
+        if all((stated.parent / file).is_file() for file in read_json(stated).get("files", {}))
+    ]
 
 
 def _objects(mapping: Mapping, wanted: Pull) -> dict[str, tuple[list[str], str]]:
@@ -153,8 +153,8 @@ def _deliver(
         _place(made.files, into, name, moment.date())
     margin = wanted.overlap_minutes * 60_000
     read = {of: min(made.newest.get(of, began), began) - margin for of in made.counts}
-    state.end(made.delivered, made.gone, made.waiting, since | {of: ms for of, ms in read.items()
-                                                                if of in made.newest or of not in since}, name)  # fmt: skip
+    since = since | {of: ms for of, ms in read.items() if of in made.newest or of not in since}
+    state.end(made.delivered, made.gone, made.waiting, since, name)
     left = STATE / f"{system}-left-out.csv"
     answers.write(made.left_out, left)
     left.chmod(0o600)
