@@ -1,5 +1,6 @@
 """What goes into a row and whether it may go: kinds, options, constants, second records, what a pull tells whom."""
 
+# ruff: noqa: F811  fixtures are used by their names
 from __future__ import annotations
 
 import csv
@@ -31,17 +32,17 @@ from pipeline.sinks import calls, sync
 ACTIONS = ["keep", "raise", "review", "reduce", "prepay", "stop"]
 
 
-def field(desk: Desk, name: str) -> str:  # noqa: F811
+def field(desk: Desk, name: str) -> str:
     """A field of the shipped mapping, as either system writes it."""
     return name if desk.system == "zoho" else f"{name.lower()}__c"
 
 
-def options(desk: Desk, name: str, values: list[str]) -> None:  # noqa: F811
+def options(desk: Desk, name: str, values: list[str]) -> None:
     of = desk.tenant.fields[field(desk, name)]
     of["options"] = values if desk.system == "zoho" else [{"label": each, "value": each} for each in values]
 
 
-def stated(desk: Desk, scale: Scale | None = None, run: str = "0a1b2c3d") -> None:  # noqa: F811
+def stated(desk: Desk, scale: Scale | None = None, run: str = "0a1b2c3d") -> None:
     """Put the contract and the master scale beside the published table, as `publish` does."""
     version = desk.folder / "data/publish/versions" / run
     shutil.copy(ROOT / "data/contracts/scored_customers.v1.json", version)
@@ -56,7 +57,7 @@ def stated(desk: Desk, scale: Scale | None = None, run: str = "0a1b2c3d") -> Non
 @pytest.mark.parametrize(
     ("column", "kind"), [("grade", "integer"), ("grade", "date"), ("alerts", "number"), ("as_of", "number")]
 )
-def test_a_kind_that_the_column_cannot_be_is_refused_by_its_field(desk, capsys, column, kind):  # noqa: F811
+def test_a_kind_that_the_column_cannot_be_is_refused_by_its_field(desk, capsys, column, kind):
     desk.publish(table(3))
     wrong, fine = field(desk, "Risk_Reason_1"), field(desk, "Risk_PD")
     desk.mapping["fields"][wrong] = {"column": column, "kind": kind}
@@ -68,7 +69,7 @@ def test_a_kind_that_the_column_cannot_be_is_refused_by_its_field(desk, capsys, 
     assert not desk.writes()
 
 
-def test_every_field_of_a_wrong_kind_is_named_at_once(zoho):  # noqa: F811
+def test_every_field_of_a_wrong_kind_is_named_at_once(zoho):
     zoho.publish(table(3))
     zoho.mapping["fields"]["Risk_PD"] = {"column": "grade", "kind": "number"}
     zoho.mapping["fields"]["Risk_As_Of"] = {"column": "alerts", "kind": "date"}
@@ -81,7 +82,7 @@ def test_every_field_of_a_wrong_kind_is_named_at_once(zoho):  # noqa: F811
 
 
 @pytest.mark.parametrize("how", ["missing", "no footer", "half", "torn pages"])
-def test_a_table_that_cannot_be_read_is_refused_with_seven(desk, how):  # noqa: F811
+def test_a_table_that_cannot_be_read_is_refused_with_seven(desk, how):
     desk.publish(table(5000))
     file = desk.folder / "data/publish/versions/0a1b2c3d/scored_customers.parquet"
     whole = file.read_bytes()
@@ -98,7 +99,7 @@ def test_a_table_that_cannot_be_read_is_refused_with_seven(desk, how):  # noqa: 
     assert not desk.writes()
 
 
-def test_numbers_without_end_empty_the_field(desk):  # noqa: F811
+def test_numbers_without_end_empty_the_field(desk):
     desk.publish(table(4, pd_12m=pa.array([math.nan, math.inf, -math.inf, 0.25])))
     desk.mapping["fields"][field(desk, "Risk_Score")] = {"column": "score_text", "kind": "integer"}
     desk.publish(
@@ -111,7 +112,7 @@ def test_numbers_without_end_empty_the_field(desk):  # noqa: F811
     assert [str(held[f"C{i:05d}"].get(score)) for i in range(4)] == ["None", "7", "None", "8"]
 
 
-def test_what_is_no_json_is_no_lost_answer(zoho):  # noqa: F811
+def test_what_is_no_json_is_no_lost_answer(zoho):
     with pytest.raises(requests.exceptions.InvalidJSONError):
         calls.Caller().send("POST", zoho.tenant.url + "/crm/v8/coql", {}, json={"x": math.nan})
     assert not zoho.tenant.calls
@@ -124,7 +125,7 @@ def rows(folder: Path, file: str) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / file).read_text(encoding="utf-8").splitlines()))
 
 
-def test_each_source_is_told_all_and_then_what_changed(one):  # noqa: F811
+def test_each_source_is_told_all_and_then_what_changed(one):
     tower = one
     acme = tower.account(key="C1", industry="Steel", market_share=30)
     tower.account(key="C2", industry="Glass")
@@ -149,7 +150,7 @@ def test_each_source_is_told_all_and_then_what_changed(one):  # noqa: F811
         assert len(list(Path("data/raw", source).glob("crm-*"))) == 2, "told once"
 
 
-def test_a_lost_delivery_comes_back_with_full_and_versions_go_on(tower):  # noqa: F811
+def test_a_lost_delivery_comes_back_with_full_and_versions_go_on(tower):
     """The second delivery, with a deletion in it, is lost: what it told is told again, what the first told is not."""
     numbers = [tower.account(key=f"C{i}", industry="Steel", market_share=10) for i in range(4)]
     contact = tower.contact(account=numbers[0], state="open")
@@ -187,7 +188,7 @@ def test_a_lost_delivery_comes_back_with_full_and_versions_go_on(tower):  # noqa
     assert len(tower.deliveries()) == 2, "nothing is lost any more"
 
 
-def test_a_delivery_without_one_of_its_files_counts_as_lost(one):  # noqa: F811
+def test_a_delivery_without_one_of_its_files_counts_as_lost(one):
     one.account(key="C1", industry="Steel")
     one.pull()
     (one.deliveries()[0] / "crm_accounts.csv").unlink()
@@ -196,7 +197,7 @@ def test_a_delivery_without_one_of_its_files_counts_as_lost(one):  # noqa: F811
     assert [row["industry"] for row in one.rows("crm_accounts.csv")] == ["Steel"]
 
 
-def test_a_contact_that_comes_back_after_its_deletion_is_newer_than_that(one):  # noqa: F811
+def test_a_contact_that_comes_back_after_its_deletion_is_newer_than_that(one):
     tower = one
     acme = tower.account(key="C1")
     contact = tower.contact(account=acme, state="done", outcome="paid")
@@ -212,7 +213,7 @@ def test_a_contact_that_comes_back_after_its_deletion_is_newer_than_that(one):  
     assert versions == [1, 2, 3]
 
 
-def test_what_an_earlier_project_noted_of_pulls_is_read(one):  # noqa: F811
+def test_what_an_earlier_project_noted_of_pulls_is_read(one):
     """A file without the columns that came later: all is delivered once more, and versions go on."""
     acme = one.account(key="C1")
     contact = one.contact(account=acme, state="done", outcome="paid")
@@ -229,7 +230,7 @@ def test_what_an_earlier_project_noted_of_pulls_is_read(one):  # noqa: F811
 # 4: records that are made after nobody waits for them any more
 
 
-def late(desk: Desk, keys: set[str], seconds: float) -> None:  # noqa: F811
+def late(desk: Desk, keys: set[str], seconds: float) -> None:
     """Let the first making of some customers take effect only so long after its line was cut."""
     left, desk.tenant.lands = set(keys), seconds
 
@@ -244,7 +245,7 @@ def late(desk: Desk, keys: set[str], seconds: float) -> None:  # noqa: F811
     desk.tenant.fault = fault
 
 
-def test_a_record_that_is_made_late_is_waited_for_and_made_once(fxiaoke):  # noqa: F811
+def test_a_record_that_is_made_late_is_waited_for_and_made_once(fxiaoke):
     fxiaoke.publish(table(12))
     fxiaoke.mapping["settle_seconds"] = 0.6
     late(fxiaoke, {"C00003", "C00008"}, 0.2)
@@ -252,7 +253,7 @@ def test_a_record_that_is_made_late_is_waited_for_and_made_once(fxiaoke):  # noq
     right(fxiaoke, 12)
 
 
-def test_one_that_is_made_after_that_is_named_as_two_records(fxiaoke, capsys):  # noqa: F811
+def test_one_that_is_made_after_that_is_named_as_two_records(fxiaoke, capsys):
     """It lands after the look-up and before the end: the key is named, left alone, and right once records are merged."""
     fxiaoke.publish(table(6))
     fxiaoke.mapping["settle_seconds"] = 0.3
@@ -271,7 +272,7 @@ def test_one_that_is_made_after_that_is_named_as_two_records(fxiaoke, capsys):  
     assert fxiaoke.rejected() == {}
 
 
-def test_one_that_lands_after_the_end_is_named_by_the_next_sync(fxiaoke, monkeypatch):  # noqa: F811
+def test_one_that_lands_after_the_end_is_named_by_the_next_sync(fxiaoke, monkeypatch):
     fxiaoke.publish(table(3))
     fxiaoke.mapping["settle_seconds"] = 0.05
     late(fxiaoke, {"C00001"}, 0.8)
@@ -288,7 +289,7 @@ def test_one_that_lands_after_the_end_is_named_by_the_next_sync(fxiaoke, monkeyp
     assert len(fxiaoke.tenant.paths("query")) == asked, "looked up for a while, not for ever"
 
 
-def test_what_was_answered_is_not_looked_up_again(desk):  # noqa: F811
+def test_what_was_answered_is_not_looked_up_again(desk):
     desk.publish(table(5))
     desk.mapping["settle_seconds"] = 60
     begun = time.monotonic()
@@ -305,7 +306,7 @@ def test_what_was_answered_is_not_looked_up_again(desk):  # noqa: F811
 # 6: pick-lists
 
 
-def test_pick_lists_are_made_with_all_that_the_columns_may_ever_hold(zoho):  # noqa: F811
+def test_pick_lists_are_made_with_all_that_the_columns_may_ever_hold(zoho):
     for name in ("Risk_Grade", "Risk_Action"):
         del zoho.tenant.fields[name]
     zoho.mapping["fields"]["Risk_Action"]["values"] = {"stop": "No delivery"}
@@ -320,7 +321,7 @@ def test_pick_lists_are_made_with_all_that_the_columns_may_ever_hold(zoho):  # n
     assert zoho.standing()["C00002"]["Risk_Action"] == "No delivery"
 
 
-def test_a_list_that_lacks_what_next_month_may_bring_is_refused_today(desk):  # noqa: F811
+def test_a_list_that_lacks_what_next_month_may_bring_is_refused_today(desk):
     desk.publish(table(3))
     stated(desk, Scale(names=("A", "B", "C"), bounds=(0.1, 0.2, 1.0)))
     with pytest.raises(ConfigurationRefused) as refusal:
@@ -332,7 +333,7 @@ def test_a_list_that_lacks_what_next_month_may_bring_is_refused_today(desk):  # 
     assert desk.sync() == 0
 
 
-def test_an_administrator_is_told_every_option(fxiaoke, capsys):  # noqa: F811
+def test_an_administrator_is_told_every_option(fxiaoke, capsys):
     del fxiaoke.tenant.fields["risk_action__c"]
     fxiaoke.publish(table(1))
     stated(fxiaoke)
@@ -344,7 +345,7 @@ def test_an_administrator_is_told_every_option(fxiaoke, capsys):  # noqa: F811
 # 14: tasks
 
 
-def with_tasks(tower: Tower) -> Path:  # noqa: F811
+def with_tasks(tower: Tower) -> Path:
     tower.mapping["fields"] = {"Score": {"column": "score", "kind": "integer"}}
     tower.tenant.fields |= {"Score": {"data_type": "integer"} if tower.system == "zoho" else {"type": "number"}}
     published(tower, "aa", [{"customer_id": "C1"}, {"customer_id": "C2"}])
@@ -353,7 +354,7 @@ def with_tasks(tower: Tower) -> Path:  # noqa: F811
     return path
 
 
-def test_no_customer_is_written_where_the_tasks_have_no_place(tower):  # noqa: F811
+def test_no_customer_is_written_where_the_tasks_have_no_place(tower):
     path = with_tasks(tower)
     at = {column: names[tower.side] for column, names in CONTACTS.items()}
     tasks, subject = tower.tenant.others[tower.contacts], at["subject"]
@@ -373,7 +374,7 @@ def test_no_customer_is_written_where_the_tasks_have_no_place(tower):  # noqa: F
     assert {record[subject] for record in tasks.records.values()} == {"Contact: C1 (D1)", "Contact: C2 (D1)"}
 
 
-def test_a_torn_worklist_is_refused_with_seven_before_a_customer_is_written(tower):  # noqa: F811
+def test_a_torn_worklist_is_refused_with_seven_before_a_customer_is_written(tower):
     path = with_tasks(tower)
     (tower.folder / "data/publish/current/worklist/worklist.parquet").write_bytes(b"torn")
     with pytest.raises(IntegrityRefused):
@@ -384,7 +385,7 @@ def test_a_torn_worklist_is_refused_with_seven_before_a_customer_is_written(towe
 # 11 and 18: what a dry run and a roll-back leave
 
 
-def noted(desk: Desk) -> dict[str, list]:  # noqa: F811
+def noted(desk: Desk) -> dict[str, list]:
     with sqlite3.connect(desk.folder / f".run/crm/{desk.system}.sqlite") as held:
         found = {of: held.execute(f"select * from {of} order by 1, 2").fetchall()
                  for of in ("sent", "rejected", "doubtful")}  # fmt: skip
@@ -392,12 +393,12 @@ def noted(desk: Desk) -> dict[str, list]:  # noqa: F811
     return found
 
 
-def lock(desk: Desk, keys: set[str]) -> None:  # noqa: F811
+def lock(desk: Desk, keys: set[str]) -> None:
     desk.tenant.locked = keys
     desk.tenant.codes = dict.fromkeys(keys, 30099)
 
 
-def test_a_dry_run_notes_nothing(desk, capsys):  # noqa: F811
+def test_a_dry_run_notes_nothing(desk, capsys):
     desk.publish(table(3))
     lock(desk, {"C00002"})
     assert desk.sync() == 2
@@ -411,7 +412,7 @@ def test_a_dry_run_notes_nothing(desk, capsys):  # noqa: F811
     assert noted(desk)["rejected"] == []
 
 
-def test_a_rejection_ends_when_what_stands_there_is_published_again(desk):  # noqa: F811
+def test_a_rejection_ends_when_what_stands_there_is_published_again(desk):
     desk.publish(table(3))
     assert desk.sync() == 0
     lock(desk, {"C00001"})
@@ -424,7 +425,7 @@ def test_a_rejection_ends_when_what_stands_there_is_published_again(desk):  # no
     assert desk.sync(retry_rejected=True) == 0
 
 
-def test_a_rejection_of_the_very_rows_that_were_sent_once_stays(desk):  # noqa: F811
+def test_a_rejection_of_the_very_rows_that_were_sent_once_stays(desk):
     """Sent again with --all and refused: what stands in the CRM is not known to be right."""
     desk.publish(table(3))
     assert desk.sync() == 0
@@ -434,7 +435,7 @@ def test_a_rejection_of_the_very_rows_that_were_sent_once_stays(desk):  # noqa: 
     assert set(desk.rejected()) == {"C00001"}
 
 
-def test_two_records_of_a_key_stay_named_after_a_roll_back(fxiaoke):  # noqa: F811
+def test_two_records_of_a_key_stay_named_after_a_roll_back(fxiaoke):
     fxiaoke.publish(table(3))
     assert fxiaoke.sync() == 0
     fxiaoke.tenant.records["z"] = {"_id": "z", "name": "Acme", "customer_code__c": "C00001"}
@@ -448,7 +449,7 @@ def test_two_records_of_a_key_stay_named_after_a_roll_back(fxiaoke):  # noqa: F8
 # 15: constants, options and whole numbers
 
 
-def test_constants_without_a_field_an_option_or_room_are_refused(desk):  # noqa: F811
+def test_constants_without_a_field_an_option_or_room_are_refused(desk):
     alerts = field(desk, "Risk_Alerts")
     desk.publish(table(2))
     desk.mapping["constants"] = {"No_Such": "x", field(desk, "Risk_Action"): "halt", alerts: "x" * 9, "$hint": "free"}
@@ -466,7 +467,7 @@ def test_constants_without_a_field_an_option_or_room_are_refused(desk):  # noqa:
     assert desk.standing()["C00001"][alerts] == "x" * 8
 
 
-def test_an_option_too_long_for_a_short_text_is_refused(desk):  # noqa: F811
+def test_an_option_too_long_for_a_short_text_is_refused(desk):
     name = field(desk, "Risk_Action")
     of = {"data_type": "text", "length": 5} if desk.system == "zoho" else {"type": "text", "max_length": 5}
     desk.tenant.fields[name] = of
@@ -477,7 +478,7 @@ def test_an_option_too_long_for_a_short_text_is_refused(desk):  # noqa: F811
         desk.sync(every=True)
 
 
-def test_a_whole_number_longer_than_its_field_is_refused(desk):  # noqa: F811
+def test_a_whole_number_longer_than_its_field_is_refused(desk):
     name = field(desk, "Risk_Score")
     desk.tenant.fields[name] |= {"length" if desk.system == "zoho" else "max_length": 3}
     desk.publish(table(2, score=pa.array([-12, 456], pa.int32())))
@@ -490,7 +491,7 @@ def test_a_whole_number_longer_than_its_field_is_refused(desk):  # noqa: F811
 # 22: a process that is really killed
 
 
-def killed(desk: Desk, when) -> int:  # noqa: F811
+def killed(desk: Desk, when) -> int:
     """Start the command, kill it by its id at the first call for which `when` says so, and return its exit code."""
     (desk.folder / "m.yaml").write_text(yaml.safe_dump(desk.mapping))
     started = {}
@@ -514,7 +515,7 @@ def killed(desk: Desk, when) -> int:  # noqa: F811
     return code
 
 
-def test_a_sync_that_is_killed_between_two_batches_goes_on_and_sends_nothing_twice(desk):  # noqa: F811
+def test_a_sync_that_is_killed_between_two_batches_goes_on_and_sends_nothing_twice(desk):
     desk.publish(table(250))
     looked_up = []
 
@@ -532,7 +533,7 @@ def test_a_sync_that_is_killed_between_two_batches_goes_on_and_sends_nothing_twi
     assert all(f"C{2 * size - 1:05d}" not in each for each in lookups[3:]), "what is marked is not looked up again"
 
 
-def test_a_sync_that_is_killed_while_a_record_is_made_finds_it_before_it_makes_another(fxiaoke):  # noqa: F811
+def test_a_sync_that_is_killed_while_a_record_is_made_finds_it_before_it_makes_another(fxiaoke):
     """The process is dead before the record stands: the next one waits for it, by what was noted before it was asked for."""
     fxiaoke.publish(table(8))
     fxiaoke.mapping["settle_seconds"], fxiaoke.tenant.lands = 2, 1.0
