@@ -15,6 +15,7 @@ from features.errors import ConfigurationRefused, IntegrityRefused, Problem
 from features.expressions import name, quote
 from pipeline.sinks.interface import TWO_RECORDS, Connector, Row, Wanted
 from pipeline.sinks.mapping import Mapped, Mapping
+from pipeline.sinks.stated import REMEDY
 
 FLOATING = {"FLOAT", "DOUBLE"}
 
@@ -52,9 +53,8 @@ class Outgoing:
     def _refuse_table(self, error: duckdb.Error) -> NoReturn:
         if isinstance(error, duckdb.OutOfMemoryException):
             raise error
-        remedy = "Publish it again, or go back to a version that `verify` finds whole."
         raise IntegrityRefused(
-            Problem(str(self._table), "a Parquet file that can be read", "a torn file, or none", remedy)
+            Problem(str(self._table), "a Parquet file that can be read", "a torn file, or none", REMEDY)
         ) from None
 
     def _refuse_unfit_values(self, error: duckdb.Error) -> NoReturn:

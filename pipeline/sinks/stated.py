@@ -1,4 +1,4 @@
-"""Every value that a published column may hold, where that is stated: by the version's contract and its master scale.
+"""What a published version states: its files, and every value that a column may hold, by contract and master scale.
 
 A pick-list made of what stands in one month's table would lack what stands in the next one.
 """
@@ -6,12 +6,38 @@ A pick-list made of what stands in one month's table would lack what stands in t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from features.errors import DataRefused, IntegrityRefused, Problem
 from models.contract import TableContract
 from models.grades import Scale
+from pipeline import versions
+from pipeline.fingerprint import sha256
 
 CONTRACTS = Path("data/contracts")
 SCALE = Path("scorer") / "grades.json"
+TABLE, WORKLIST = "scored_customers.parquet", "worklist/worklist.parquet"
+REMEDY = "Publish it again, or go back to a version that `verify` finds whole."
+
+
+def current() -> tuple[Path, dict[str, Any]]:
+    """Return the version that is current and its manifest; refuse none (exit code 2), and what is torn of it (7)."""
+    try:
+        manifest = versions.current_manifest()
+    except ValueError:
+        where = str(versions.CURRENT / "manifest.json")
+        raise IntegrityRefused(Problem(where, "a manifest", "a torn file", REMEDY)) from None
+    if manifest is None:
+        raise DataRefused(Problem(str(versions.CURRENT), "a published table", "none", "Run the pipeline first."))
+    version = versions.CURRENT.resolve()
+    problems = [
+        Problem(str(version / name), "the file that was published", "another", REMEDY)
+        for name in (TABLE, WORKLIST)
+        if (version / name).is_file() and manifest.get("files", {}).get(name) not in (None, sha256(version / name))
+    ]
+    if problems:
+        raise IntegrityRefused(problems)
+    return version, manifest
 
 
 def words(version: Path, contract: str) -> dict[str, tuple[str, ...]]:

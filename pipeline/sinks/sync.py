@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.errors import BusyRefused, ConfigurationRefused, DataRefused, Problem
-from pipeline import answers, versions
+from features.errors import BusyRefused, ConfigurationRefused, Problem
+from pipeline import answers
 from pipeline.sinks import preflight, stated, tasks
 from pipeline.sinks.calls import Patience
 from pipeline.sinks.fxiaoke import Fxiaoke
@@ -74,17 +74,13 @@ def sync(system: str, *, path: Path | None = None, with_tasks: bool = False, **o
     asked = Options(**options)
     mapping = load(path or FOLDER / f"{system}.yaml")
     with_tasks = with_tasks or (mapping.tasks is not None and mapping.tasks.always)
-    manifest = versions.current_manifest()
-    if manifest is None:
-        raise DataRefused(Problem("data/publish/current", "a published table", "none", "Run the pipeline first."))
-    version = versions.CURRENT.resolve()
+    version, manifest = stated.current()
     listed = tasks.listed(system, mapping, version) if with_tasks else None
     with alone(f"sync {system}", system):
         connector = CONNECTORS[system](mapping, STATE)
         with Journal(STATE / f"{system}.sqlite", _account(connector)) as journal:
             connector.quota.spent, connector.quota.note = journal.spent, journal.spend
-            rows = version / "scored_customers.parquet"
-            outgoing = Outgoing(rows, mapping, connector, stated.words(version, CUSTOMERS))
+            outgoing = Outgoing(version / stated.TABLE, mapping, connector, stated.words(version, CUSTOMERS))
             customers = Side(system, system, connector, outgoing, journal)
             say("sync", f"{system}, published {manifest['run_id']}")
             if listed is None:

@@ -16,9 +16,9 @@ from features.expressions import quote
 from pipeline.desk_files import ASK, OFFER, WORDS
 from pipeline.params import language
 from pipeline.sinks.mapping import FOLDER, Mapped, Mapping
+from pipeline.sinks.stated import REMEDY, WORKLIST
 
 ACCOUNT = "account_record_id"
-LISTED = "worklist/worklist.parquet"
 NOBODY = pa.table({"key": pa.array([], pa.string()), "record_id": pa.array([], pa.string())})
 
 
@@ -31,7 +31,7 @@ def listed(system: str, mapping: Mapping, version: Path) -> Mapping:
                 f"{FOLDER}/{system}.yaml: tasks", "what tasks are made of", "no such section", "Write it as shipped."
             )
         )
-    file = version / LISTED
+    file = version / WORKLIST
     if not file.is_file():
         raise ConfigurationRefused(Problem(str(file), "a published worklist", "none", "Publish one, then sync."))
     lookup = {wanted.account: Mapped(column=ACCOUNT, kind="lookup")}
@@ -53,10 +53,9 @@ def table(version: Path, scratch: Path, record_ids: pa.Table | None = None) -> t
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error:
-        remedy = "Publish it again, or go back to a version that `verify` finds whole."
-        file = str(version / LISTED)
+        file = str(version / WORKLIST)
         raise IntegrityRefused(
-            Problem(file, "a worklist as it is published", "a torn or another one", remedy)
+            Problem(file, "a worklist as it is published", "a torn or another one", REMEDY)
         ) from None
 
 
@@ -72,7 +71,7 @@ def _written(version: Path, scratch: Path, record_ids: pa.Table, *, every: bool)
             f"case kind {kind} end || ': ' || w.customer_id || coalesce(' (' || grade || ')', '') as subject, "
             f"left(concat_ws(chr(10), nullif(why, ''), {quote(ASK[side] + ': ')} || nullif(ask, ''), "
             f"{quote(OFFER[side] + ': ')} || nullif(offer, '')), 2000) as body "
-            f"from read_parquet({quote(str(version / LISTED))}) w "
+            f"from read_parquet({quote(str(version / WORKLIST))}) w "
             "left join held h on h.key = w.customer_id where state = 'open'"
         )
         without = engine.execute("select count(*) from due where account_record_id is null").fetchone()

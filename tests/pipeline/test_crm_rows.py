@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import requests
 import yaml
@@ -27,6 +28,7 @@ from test_crm_pull import CONTACTS, DAY, Tower, one, published, tower  # noqa: F
 from features.errors import ConfigurationRefused, IntegrityRefused
 from models.grades import Scale
 from pipeline.__main__ import main
+from pipeline.fingerprint import sha256
 from pipeline.sinks import calls, sync
 
 ACTIONS = ["keep", "raise", "review", "reduce", "prepay", "stop"]
@@ -97,6 +99,24 @@ def test_a_table_that_cannot_be_read_is_refused_with_seven(desk, how):
     with pytest.raises(IntegrityRefused, match="Publish it again"):
         desk.sync()
     assert not desk.writes()
+
+
+@pytest.mark.parametrize("how", ["another table", "torn manifest"])
+def test_a_version_that_is_not_what_was_published_is_refused_with_seven(zoho, how):
+    """One flipped number reads well, and is not what the manifest states."""
+    zoho.publish(table(3))
+    version = zoho.folder / "data/publish/versions/0a1b2c3d"
+    whole = sha256(version / "scored_customers.parquet")
+    stated = json.dumps({"run_id": "0a1b2c3d", "files": {"scored_customers.parquet": whole}})
+    (version / "manifest.json").write_text(stated)
+    assert zoho.sync() == 0
+    if how == "another table":
+        pq.write_table(table(3, score=pa.array([1, 2, 3], pa.int32())), version / "scored_customers.parquet")
+    else:
+        (version / "manifest.json").write_text(stated[:20])
+    with pytest.raises(IntegrityRefused, match="verify"):
+        zoho.sync()
+    assert len(zoho.writes()) == 1
 
 
 def test_numbers_without_end_empty_the_field(desk):
@@ -250,6 +270,7 @@ def test_a_record_that_is_made_late_is_waited_for_and_made_once(fxiaoke):
     fxiaoke.mapping["settle_seconds"] = 0.6
     late(fxiaoke, {"C00003", "C00008"}, 0.2)
     assert fxiaoke.sync() == 0
+    time.sleep(0.3)
     right(fxiaoke, 12)
 
 
