@@ -2,7 +2,7 @@
 
 A fault is a word: late, cut (half of the answer, then the line is cut), 429, 500 (nothing done), done_500 and done_cut
 (the write was done, its answer lost), token (the token has just expired), busy (a code of its own, nothing done),
-lands_late (the line is cut, and the write is done `lands` seconds after).
+lands_late (no answer: the line is cut after `holds` seconds, and the write is done `lands` seconds after the call).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Tenant:
         self.fired = 0  # writes that let workflows of the tenant fire
         self.writes: dict[str, int] = {}  # record -> how often it was written
         self.others: dict[str, Tenant] = {}  # further objects by name, each with fields and records of its own
-        self.lands = 0.2  # seconds
+        self.lands, self.holds = 0.2, 0.0  # seconds
         self.now = 1_793_700_000_000  # when what is written now is modified: 2026-11-03 18:00 in Shanghai
         self.url = ""
 
@@ -418,9 +418,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "lands_late":
                 given = (self.command, self.path, body, headers)
                 threading.Timer(tenant.lands, self._land, given).start()
-                self.close_connection = True
-                return
-            if fault == "500":
+                status, answer = 500, None
+            elif fault == "500":
                 status, answer = 500, {"code": "INTERNAL_ERROR", "details": {}, "message": "", "status": "error"}
             elif fault in ("429", "busy"):
                 status, answer = _busy(tenant)
@@ -438,6 +437,10 @@ class _Handler(BaseHTTPRequestHandler):
                 status, answer = 500, {"code": "INTERNAL_ERROR"}
         if fault == "late":
             time.sleep(LATE)
+        if fault == "lands_late":
+            time.sleep(tenant.holds)
+            self.close_connection = True
+            return
         data = b"<html>moved</html>" if fault == "html" else b"" if answer is None else json.dumps(answer).encode()
         try:
             self.send_response(status)

@@ -211,14 +211,14 @@ def _write(side: Side, rows: list[Row], totals: Counter[str]) -> None:
             some = {row.key: row for row in ready[start : start + connector.rows_per_write]}
             made = {row.key for row in some.values() if row.record_id is None}
             journal.doubt(made, time.time())
-            settled, unsaid = [], set()
+            settled, said = [], set()
             for outcome in connector.write(list(some.values())):
                 row = some[outcome.key]
                 tries[row.key] += 1
+                said.update({row.key} if outcome.state != "lost" else ())
                 if outcome.state == "lost" or (outcome.state == "again" and tries[row.key] < TRIES):
                     rows.append(row)
                     why = outcome.message or outcome.code
-                    unsaid.update({row.key} if outcome.state == "lost" else ())
                     continue
                 if outcome.state == "again":
                     outcome = Outcome(row.key, "rejected", None, outcome.code, outcome.message)  # noqa: PLW2901
@@ -226,7 +226,8 @@ def _write(side: Side, rows: list[Row], totals: Counter[str]) -> None:
                 what = "rejected" if outcome.state == "rejected" else "updated" if row.record_id else "created"
                 totals[what] += 1
             journal.record(settled)
-            journal.believe(made - unsaid - doubtful.keys())
+            journal.believe(made & said - doubtful.keys())
+            journal.doubt(made - said, time.time())  # the time that it was waited for says nothing of what is to come
         if rows:
             totals["looked_up_again"] += len(rows)
             if len(rows) < before:
@@ -237,9 +238,8 @@ def _write(side: Side, rows: list[Row], totals: Counter[str]) -> None:
 def _look_again(side: Side, totals: Counter[str]) -> None:
     """Look up who was asked to be made without an answer: one that came late has made a second record."""
     journal, connector = side.journal, side.connector
-    doubtful = journal.doubtful()
-    known = {key for key, code in zip(*(journal.rejected()[each].to_pylist() for each in ("key", "code")), strict=True)
-             if code == TWO_RECORDS}  # fmt: skip
+    doubtful, held = journal.doubtful(), journal.rejected()
+    known = set(held.filter(pc.equal(held["code"], TWO_RECORDS))["key"].to_pylist())
     rows = side.outgoing.rows(doubtful.keys() - known)
     _settle((row.key for row in rows), doubtful, side.outgoing.mapping)
     for start in range(0, len(rows), connector.keys_per_find):

@@ -274,6 +274,17 @@ def test_a_record_that_is_made_late_is_waited_for_and_made_once(fxiaoke):
     right(fxiaoke, 12)
 
 
+def test_the_waiting_begins_when_nobody_waits_for_the_answer_any_more(fxiaoke, monkeypatch):
+    """The answer is waited for longer than a record may take to be found, and the record stands only after that."""
+    monkeypatch.setattr(calls, "ANSWER", 0.5)
+    fxiaoke.publish(table(3))
+    fxiaoke.mapping["settle_seconds"], fxiaoke.tenant.holds = 0.4, 1.0
+    late(fxiaoke, {"C00001"}, 0.7)
+    assert fxiaoke.sync() == 0
+    time.sleep(0.5)
+    right(fxiaoke, 3)
+
+
 def test_one_that_is_made_after_that_is_named_as_two_records(fxiaoke, capsys):
     """It lands after the look-up and before the end: the key is named, left alone, and right once records are merged."""
     fxiaoke.publish(table(6))
