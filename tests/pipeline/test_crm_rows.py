@@ -84,21 +84,20 @@ def test_every_field_of_a_wrong_kind_is_named_at_once(zoho):
 
 
 @pytest.mark.parametrize("how", ["missing", "no footer", "half", "torn pages"])
-def test_a_table_that_cannot_be_read_is_refused_with_seven(desk, how):
-    desk.publish(table(5000))
-    file = desk.folder / "data/publish/versions/0a1b2c3d/scored_customers.parquet"
+def test_a_table_that_cannot_be_read_is_refused_with_seven(zoho, how):
+    zoho.publish(table(5000))
+    file = zoho.folder / "data/publish/versions/0a1b2c3d/scored_customers.parquet"
     whole = file.read_bytes()
     if how == "missing":
         file.unlink()
     elif how == "torn pages":  # the footer is whole
-        file.write_bytes(whole[:4] + b"\xff" * (len(whole) - 4 - 40_000) + whole[-40_000:])
         footer = int.from_bytes(whole[-8:-4], "little") + 8
         file.write_bytes(whole[:4] + b"\xff" * (len(whole) - 4 - footer) + whole[-footer:])
     else:
         file.write_bytes(b"no Parquet at all" if how == "no footer" else whole[: len(whole) // 2])
     with pytest.raises(IntegrityRefused, match="Publish it again"):
-        desk.sync()
-    assert not desk.writes()
+        zoho.sync()
+    assert not zoho.writes()
 
 
 @pytest.mark.parametrize("how", ["another table", "torn manifest"])
@@ -565,6 +564,7 @@ def test_a_sync_that_is_killed_between_two_batches_goes_on_and_sends_nothing_twi
     assert all(f"C{2 * size - 1:05d}" not in each for each in lookups[3:]), "what is marked is not looked up again"
 
 
+@pytest.mark.slow
 def test_a_sync_that_is_killed_while_a_record_is_made_finds_it_before_it_makes_another(fxiaoke):
     """The process is dead before the record stands: the next one waits for it, by what was noted before it was asked for."""
     fxiaoke.publish(table(8))
