@@ -154,8 +154,6 @@ class Caller:
             )  # fmt: skip
         except requests.ConnectTimeout:
             raise Again("no connection") from None
-        except requests.exceptions.InvalidJSONError:
-            raise  # a fault of ours before anything was sent: no answer is lost
         except requests.RequestException as error:
             raise Lost(type(error).__name__) from None
         try:
