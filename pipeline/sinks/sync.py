@@ -10,13 +10,13 @@ import fcntl
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.errors import BusyRefused, ConfigurationRefused, DataRefused, Problem
+from features.errors import BusyRefused, ConfigurationRefused, DataRefused, Problem, Refusal
 from pipeline import answers, versions
 from pipeline.sinks import preflight, tasks
 from pipeline.sinks.calls import Patience
@@ -80,6 +80,8 @@ def sync(system: str, *, path: Path | None = None, with_tasks: bool = False, **o
             outgoing = Outgoing(version / "scored_customers.parquet", mapping, connector)
             say("sync", f"{system}, published {manifest['run_id']}")
             code = _brought(system, system, connector, outgoing, journal, asked)
+            if mapping.tasks is not None and not asked.dry_run:
+                _record_ids(connector, journal)
             if listed is None:
                 return code
             theirs = CONNECTORS[system](listed, STATE)
@@ -175,7 +177,8 @@ def _write(
         for start in range(0, len(ready), connector.rows_per_write):
             some = {row.key: row for row in ready[start : start + connector.rows_per_write]}
             settled = []
-            for outcome in connector.write(list(some.values())):
+            outcomes, refusal = _until_refused(connector.write(list(some.values())))
+            for outcome in outcomes:
                 row = some[outcome.key]
                 tries[row.key] += 1
                 if outcome.state == "lost" or (outcome.state == "again" and tries[row.key] < TRIES):
@@ -188,6 +191,8 @@ def _write(
                 what = "rejected" if outcome.state == "rejected" else "updated" if row.record_id else "created"
                 totals[what] += 1
             journal.record(settled)
+            if refusal is not None:
+                raise refusal
         if rows:
             totals["looked_up_again"] += len(rows)
             if len(rows) < before:
@@ -234,3 +239,27 @@ def _show(connector: Connector, outgoing: Outgoing, mapping: Mapping, sample: in
             before = records[0].get(name) if records else None
             if before != row.values[name]:
                 print(f"  {name}: {before!r} -> {row.values[name]!r}")
+
+
+def _until_refused(outcomes: Iterable[Outcome]) -> tuple[list[Outcome], Refusal | None]:
+    """Return what became of the rows until one was refused, and the refusal: it is raised when those are noted."""
+    known: list[Outcome] = []
+    try:
+        for outcome in outcomes:  # one by one: those before the refusal are kept
+            known.append(outcome)  # noqa: PERF402
+    except Refusal as refusal:
+        return known, refusal
+    return known, None
+
+
+def _record_ids(connector: Connector, journal: Journal) -> None:
+    """Look up the records that were made and that the service did not name for sure: tasks lead to them."""
+    keys, size = journal.without_record_id(), connector.keys_per_find
+    for start in range(0, len(keys), size):
+        ours = {key.strip().casefold(): key for key in keys[start : start + size]}
+        found: dict[str, set[str]] = {}
+        for record in connector.find(list(ours.values()), ()):
+            key = ours.get(record["key"].strip().casefold())
+            if key is not None:
+                found.setdefault(key, set()).add(str(record["id"]))
+        journal.name_records({key: ids.pop() for key, ids in found.items() if len(ids) == 1})
