@@ -173,7 +173,7 @@ class Fxiaoke:
                 refusal = ServiceRefused if code == 30002 else ConfigurationRefused
                 raise refusal(Problem("fxiaoke", "a call that is allowed", f"code {code}", f"{said}.".capitalize()))
             if code == 0 and has is not None and not has(found.get("data")):
-                raise calls.Again("an answer that is not this request's")
+                raise calls.Again("no answer to this request")
             return found
 
         return calls.Patience("fxiaoke", self.mapping.retry_seconds).until(ask)

@@ -22,7 +22,7 @@ from pipeline.params import Part
 from pipeline.sinks import calls, tokens, zoho_answers
 from pipeline.sinks.interface import CursorGone, Kind, Lost, Outcome, Page, Row, TenantField, Wanted
 from pipeline.sinks.mapping import Mapping, checked
-from pipeline.sinks.zoho_answers import OF_THE_ROWS, code_of, word
+from pipeline.sinks.zoho_answers import HELD, OF_THE_ROWS, code_of, word
 
 CENTRES = {  # data centre: where tokens come from, where the interface is
     "us": ("https://accounts.zoho.com", "https://www.zohoapis.com"),
@@ -162,7 +162,7 @@ class Zoho:
                     )
                 )  # fmt: skip
             if answer.unsure or not zoho_answers.own(answer, shape, empty):
-                said = f"HTTP {answer.status}{'' if answer.unsure else ' with an answer that is not this request'}"
+                said = f"HTTP {answer.status}{'' if answer.unsure else ', and no answer to this request'}"
                 if writes:
                     raise Lost(said)
                 raise calls.Again(said, answer.wait)
@@ -298,7 +298,7 @@ class Zoho:
         if calls.fits(zoho_answers.Upserted, answer.body):
             yield from zoho_answers.outcomes(rows, answer.body["data"])
             return
-        if code_of(answer.body) not in OF_THE_ROWS:
+        if code_of(answer.body) not in OF_THE_ROWS | HELD:
             raise ConfigurationRefused(
                 Problem(f"zoho: {path}", "accepted", f"HTTP {answer.status} {word(code_of(answer.body))}",
                         "Check the object, the fields and the rights of the token's user.")
