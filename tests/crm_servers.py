@@ -430,8 +430,9 @@ class _Handler(BaseHTTPRequestHandler):
                 status, answer = 500, {"code": "INTERNAL_ERROR"}
         if fault == "late":
             time.sleep(LATE)
-        data = b"<html>moved</html>" if fault == "html" else b"" if answer is None else json.dumps(answer).encode()
-        data = answer if isinstance(answer, bytes) else data
+        if fault == "html":
+            answer = b"<html>moved</html>"
+        data = b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         try:
             if fault == "trickle_head":
                 self._trickle(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20)
