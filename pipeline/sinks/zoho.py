@@ -255,7 +255,8 @@ class Zoho:
         path = f"/crm/v8/{of}?fields={wanted}&per_page=200&sort_by=id&sort_order=asc{place}"
         header = self.service.modified_since == "header" and since is not None
         headers = {"If-Modified-Since": zoho_answers.written(since)} if header and since is not None else {}
-        answer = self._call("GET", path, 1, zoho_answers.Listed, empty=(204, 304), headers=headers)
+        empty = (204, 304) if headers else (204,)  # 304: nothing was modified since the time that was stated
+        answer = self._call("GET", path, 1, zoho_answers.Listed, empty=empty, headers=headers)
         if answer.status in (204, 304):
             return Page([], None)
         if answer.status >= 300:

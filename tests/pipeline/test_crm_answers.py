@@ -7,8 +7,12 @@ import datetime as dt
 import email.utils
 import itertools
 import json
+import os
 import random
+import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -20,6 +24,7 @@ from crm_servers import Tenant, ZohoTenant, calm, quick, serve  # noqa: F401  qu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_crm import (  # noqa: F401  the fixtures are used by their names
+    ROOT,
     Desk,
     desk,
     fxiaoke,
@@ -341,6 +346,51 @@ def test_an_answer_that_stays_not_its_own_ends_the_run_and_is_taken_for_no_recor
     assert not desk.writes()
 
 
+@pytest.mark.parametrize("since", [None, 1_793_000_000_000])
+def test_a_page_that_is_not_its_own_is_taken_for_no_end_of_a_list(desk, since):
+    desk.mapping["retry_seconds"] = 0.02
+    (desk.folder / "crm").mkdir()
+    connector = sync.CONNECTORS[desk.system](load_mapping(desk), desk.folder / "crm")
+    of, modified = ("Accounts", "Modified_Time") if desk.system == "zoho" else ("AccountObj", "last_modified_time")
+    name = "Account_Name" if desk.system == "zoho" else "name"
+    desk.tenant.add(of, **{name: "Acme"})
+    part = "/Accounts?" if desk.system == "zoho" else "data/query"
+    more = [] if desk.system == "fxiaoke" else [
+        (200, {"data": [{"id": "1"}]}), (200, {"data": [{"id": "1"}], "info": {"more_records": "perhaps"}}),
+        (200, {"data": [{"id": "1"}], "info": {"more_records": True, "page": "x"}}),
+    ]  # fmt: skip
+    for odd in READS[desk.system] + more:
+        if odd[0] == 304 and since is not None:
+            continue
+        if desk.system == "fxiaoke" and "dataList" in str(odd[1]) and "_id" in str(odd[1]):
+            continue  # a whole page, but for a lookup
+        always(desk.tenant, part, odd)
+        with pytest.raises(ServiceRefused):
+            connector.page(of, [name], modified, since, None)
+    answering(desk.tenant, lambda usual, _, __: usual())
+    assert len(connector.page(of, [name], modified, since, None).records) == 1
+
+
+@pytest.mark.parametrize("odd", [(201, None), (400, None), (201, {"fields": "x"}), (408, None), (502, {"fields": []})])
+def test_fields_that_may_or_may_not_have_been_made_are_compared_by_the_next_sync(zoho, odd):
+    del zoho.tenant.fields["Risk_Score"]
+    zoho.publish(table(2))
+    done = []
+
+    def change(usual, path, body):
+        if "settings/fields" in path and "fields" in body and not done:
+            done.append(usual())
+            return odd
+        return usual()
+
+    answering(zoho.tenant, change)
+    with pytest.raises(ServiceRefused):
+        zoho.sync(create_fields=True)
+    assert not zoho.writes()
+    assert zoho.sync(create_fields=True) == 0
+    right(zoho, 2)
+
+
 def test_a_description_is_read_though_a_field_that_is_not_mapped_is_odd(desk):
     odd = {"length": "long", "data_type": None, "decimal_place": [], "pick_list_values": "x"}
     if desk.system == "zoho":
@@ -631,3 +681,67 @@ def test_what_is_tried_again_ends_within_its_time_and_not_long_before(seconds, s
         assert tries[-1] - 1000 <= seconds, "no call begins after the end"
         assert clock.now - 1000 <= seconds + takes + 1e-6
         assert clock.now - 1000 >= seconds - 30, "nor is it given up long before"
+
+
+# Processes
+
+
+def command(desk: Desk, *words: str) -> subprocess.Popen:
+    (desk.folder / "m.yaml").write_text(yaml.safe_dump(desk.mapping))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, *words], cwd=desk.folder, env=environment, text=True,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_sync_that_is_killed_in_a_write_goes_on_and_writes_nobody_twice(desk):
+    """Killed by the system when the service has written a batch and has not yet said so."""
+    desk.publish(table(120 if desk.system == "zoho" else 20))
+    words = ["-m", "pipeline", "sync", desk.system, "--mapping", "m.yaml"]
+    killed = []
+
+    def change(usual, path, body):
+        answer = usual()
+        if WRITE[desk.system] in path and len(desk.tenant.paths(WRITE[desk.system])) == 2 and not killed:
+            killed.append(process.pid)
+            process.kill()
+        return answer
+
+    answering(desk.tenant, change)
+    process = command(desk, *words)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < len(desk.tenant.records) < (120 if desk.system == "zoho" else 20)
+    process = command(desk, *words)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    right(desk, 120 if desk.system == "zoho" else 20)
+    assert {*desk.tenant.writes.values()} == {1, 2}, "those whose answer was not read are looked up and changed"
+    assert sum(n == 2 for n in desk.tenant.writes.values()) == (50 if desk.system == "zoho" else 1)
+    assert journal(desk) == records(desk)
+
+
+ASK = """
+import sys
+from pathlib import Path
+from pipeline.sinks.mapping import load
+from pipeline.sinks.sync import CONNECTORS
+connector = CONNECTORS[sys.argv[1]](load(Path("m.yaml")), Path("."))
+print("ready", flush=True)
+input()
+connector.find(["C00001"], ())
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_need_a_token_at_once_fetch_one(desk):
+    started = [command(desk, "-c", ASK, desk.system) for _ in range(3)]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    assert desk.tenant.issued == 1
+    assert len(desk.tenant.paths(LOOKUP[desk.system])) == 3
