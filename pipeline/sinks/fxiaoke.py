@@ -232,7 +232,7 @@ class Fxiaoke:
                 raise ConfigurationRefused(
                     Problem("fxiaoke: query", "accepted", f"code {found['errorCode']}", "Check the object and the key.")
                 )
-            page = found["data"].get("dataList") or []
+            page = found["data"]["dataList"]
             records += [{**record, "id": record["_id"], "key": str(record[key])} for record in page]
             if len(page) < 100:
                 return records
@@ -252,7 +252,7 @@ class Fxiaoke:
             raise ConfigurationRefused(
                 Problem(f"fxiaoke: query of {of}", "accepted", f"code {found['errorCode']}", "Check object and fields.")
             )
-        listed = found["data"].get("dataList") or []
+        listed = found["data"]["dataList"]
         records = [(str(record["_id"]), record) for record in listed]
         return Page(records, records[-1][0] if len(listed) == 100 else None)
 
@@ -299,10 +299,11 @@ def _describes(data: Any) -> bool:
 
 
 def _lists(data: Any, *names: str) -> bool:
-    """Tell whether the data of an answer list records that state each of these fields; null is a list of none."""
-    if not isinstance(data, dict) or "dataList" not in data:
-        return False
-    records = data["dataList"] or []
+    """Tell whether the data of an answer list records that state each of these fields.
+
+    Only an empty list says that there are none: who is taken for absent is made.
+    """
+    records = data.get("dataList") if isinstance(data, dict) else None
     return isinstance(records, list) and all(
         isinstance(record, dict) and all(isinstance(record.get(name), str | int) for name in names)
         for record in records

@@ -314,6 +314,7 @@ READS = {
     "fxiaoke": [
         (200, None), (400, None), (408, None), (423, None), (425, None), (200, []), (200, {"errorCode": 0}),
         (200, {"errorCode": 0, "data": None}), (200, {"errorCode": 0, "data": []}), (200, {"errorCode": 0, "data": {}}),
+        (200, {"errorCode": 0, "data": {"dataList": {}}}), (200, {"errorCode": 0, "data": {"dataList": None}}),
         (200, {"errorCode": 0, "data": {"dataList": {"a": 1}}}), (200, {"errorCode": 0, "data": {"dataList": [{}]}}),
         (200, {"errorCode": 0, "data": {"dataList": [None]}}), (200, {"errorCode": 0, "data": {"describe": None}}),
         (200, {"errorCode": "0", "data": {"dataList": [{"_id": "1"}]}}), (200, {"errorCode": 0, "data": {"describe": {"fields": []}}}),
