@@ -2,6 +2,7 @@
 
 A fault is a word: late, cut (half of the answer, then the line is cut), 429, 500 (nothing done), done_500 and done_cut
 (the write was done, its answer lost), token (the token has just expired), busy (a code of its own, nothing done),
+trickle and trickle_head (an answer that comes byte by byte, its body or all of it),
 lands_late (no answer: the line is cut after `holds` seconds, and the write is done `lands` seconds after the call).
 """
 
@@ -22,6 +23,7 @@ import pytest
 from pipeline.sinks import calls
 
 LATE = 0.6  # seconds; tests wait less
+TRICKLE = 0.1  # seconds between two bytes
 
 
 def written(ms: int) -> str:
@@ -44,6 +46,7 @@ class Tenant:
         self.issued, self.lifetime, self.dead, self.throttled = 0, 3600.0, False, 0
         self.calls: list[tuple[str, str, dict]] = []  # method, path, body
         self.headers: list[dict] = []
+        self.says: dict[str, str] = {}  # headers of every answer
         self.fault: Callable[[int, str], str | None] = calm
         self.quota: int | None = None
         self.spent = 0
@@ -441,9 +444,15 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(tenant.holds)
             self.close_connection = True
             return
-        data = b"<html>moved</html>" if fault == "html" else b"" if answer is None else json.dumps(answer).encode()
+        if fault == "html":
+            answer = b"<html>moved</html>"
+        data = b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         try:
+            if fault == "trickle_head":
+                self._trickle(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20)
             self.send_response(status)
+            for name, value in tenant.says.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", "application/json")
             if status != 204:
                 self.send_header("Content-Length", str(len(data)))
@@ -453,10 +462,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 self.close_connection = True
                 return
+            if fault == "trickle":
+                self._trickle(data)
+                return
             self.wfile.write(data)
             self.wfile.flush()
         except OSError:  # the client has gone
             self.close_connection = True
+
+    def _trickle(self, data: bytes) -> None:
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(TRICKLE)
 
     do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Headers
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,12 +20,13 @@ from pydantic import Field
 from features.errors import ConfigurationRefused, Problem, ServiceRefused
 from features.expressions import name as quoted
 from pipeline.params import Part
-from pipeline.sinks import calls
+from pipeline.sinks import calls, tokens
 from pipeline.sinks.interface import Kind, Lost, Outcome, Page, Row, TenantField, Wanted
 from pipeline.sinks.mapping import Mapping, Name, checked
 
 BUSY, PERHAPS = {30004, 14001}, {-1, 50009}  # not now; not now, though it may have been done
-TOKEN = {20016, 20005}
+UNKNOWN_TOKEN = 20016
+TOKEN = {UNKNOWN_TOKEN, 20005}
 STOPS = {
     30002: "the day's quota is spent: it begins again at midnight", 30003: "the tenant has no quota: buy a package",
     20021: "the application is switched off", 20022: "the application is not authorised",
@@ -75,12 +76,14 @@ class Fxiaoke:
         self.caller = calls.Caller()
         self.quota = calls.Quota("fxiaoke", self.service.calls_a_day)
         self._pace = calls.Pace(self.service.seconds_between_calls)
-        self._token = calls.Token(folder / "fxiaoke-token.json", self._fetch)
+        of = tokens.told_apart(self._url, self._app, self._permanent, self.service.auth)
+        self._token = tokens.Token(folder / "fxiaoke-token.json", of, self._fetch)
         self._data = _data(mapping.object)
 
     def account(self) -> str:
-        """Return the address, the application, the object and its key."""
-        return f"{self._url} {self._app} {self.mapping.object} {self.mapping.key.field}"
+        """Return the address, the application, the tenant (a hash of its permanent code), the object and its key."""
+        tenant = tokens.told_apart(self._permanent)
+        return f"{self._url} {self._app} {tenant} {self.mapping.object} {self.mapping.key.field}"
 
     def expression(self, kind: Kind, column: str, digits: int) -> str:
         """Return numbers as text of fixed decimals, days as milliseconds."""
@@ -101,6 +104,7 @@ class Fxiaoke:
         body |= {} if legacy else {"grantType": "app_secret"}
 
         def ask() -> dict[str, Any]:
+            asked = time.time()
             try:
                 found = _body(self.caller.send("POST", self._url + path, {}, json=body))
             except Lost as error:
@@ -115,14 +119,14 @@ class Fxiaoke:
                         "the tenant's list of allowed ones.",
                     )
                 )  # fmt: skip
-            return found
+            corp = found.get("corpId" if legacy else "ea")
+            if not isinstance(corp, str) or not corp:
+                raise calls.Again("a token that does not say whose it is")
+            access = found.get("corpAccessToken" if legacy else "accessToken")
+            token = tokens.kept(access, found.get("expiresIn", 7200), asked, corp=corp)
+            return token | {"ends": min(token["ends"], asked + EARLIEST)}
 
-        found = calls.Patience("fxiaoke: token", self.mapping.retry_seconds).until(ask)
-        kept = min(float(found.get("expiresIn", 7200)), EARLIEST)
-        return {
-            "access": found["corpAccessToken" if legacy else "accessToken"],
-            "corp": found.get("corpId" if legacy else "ea"), "ends": time.time() + kept,
-        }  # fmt: skip
+        return calls.Patience("fxiaoke: token", self.mapping.retry_seconds).until(ask)
 
     def _signed(self, token: dict[str, Any]) -> tuple[dict[str, Any], Headers[str, str]]:
         """Return what the chosen style adds to a body, and its headers."""
@@ -132,12 +136,18 @@ class Fxiaoke:
         headers = {"authorization": f"Bearer {token['access']}", "x-fs-ea": str(token["corp"])}
         return {}, headers | {"x-fs-userid": self.service.user}
 
-    def _call(self, path: str, body: dict[str, Any], *, writes: bool = False) -> dict[str, Any]:
-        """Return an answer that is the request's own: not of its token, its pace or a service that is away."""
-        renewed = False
+    def _call(
+        self, path: str, body: dict[str, Any], has: Callable[[Any], bool] | None = None, *, writes: bool = False
+    ) -> dict[str, Any]:
+        """Return an answer that is the request's own: not of its token, its pace or a service that is away.
+
+        has: whether the `data` of a success is what was asked for; null: it says no more than that it was done.
+        """
+        refused = False
 
         def ask() -> dict[str, Any]:
-            nonlocal renewed
+            nonlocal refused
+            again, refused = refused, False
             token = self._token.get()
             more, headers = self._signed(token)
             self._pace.keep(path)
@@ -150,8 +160,8 @@ class Fxiaoke:
                     raise
                 raise calls.Again(str(error)) from None
             code = found["errorCode"]
-            if code in TOKEN and not renewed:
-                renewed = True
+            if code in TOKEN and not again:
+                refused = True
                 self._token.renew(token["access"])
                 return ask()
             if code in PERHAPS and writes:
@@ -162,6 +172,8 @@ class Fxiaoke:
                 said = STOPS.get(code, "the token is refused twice")
                 refusal = ServiceRefused if code == 30002 else ConfigurationRefused
                 raise refusal(Problem("fxiaoke", "a call that is allowed", f"code {code}", f"{said}.".capitalize()))
+            if code == 0 and has is not None and not has(found.get("data")):
+                raise calls.Again("no answer to this request")
             return found
 
         return calls.Patience("fxiaoke", self.mapping.retry_seconds).until(ask)
@@ -184,12 +196,8 @@ class Fxiaoke:
         """Return an object's fields; what the description leaves out is not known."""
         name = {"apiName": of or self.mapping.object}
         body = {"includeDetail": False, "data": name} if self.service.describe == "data" else {**name}
-        found = self._call("/cgi/crm/v2/object/describe", body)
-        data = found.get("data")
-        fields = (
-            (data.get("describe") or {}).get("fields") if found["errorCode"] == 0 and isinstance(data, dict) else None
-        )
-        if not isinstance(fields, dict):
+        found = self._call("/cgi/crm/v2/object/describe", body, _describes)
+        if found["errorCode"] != 0:
             raise ConfigurationRefused(
                 Problem(
                     f"object {of or self.mapping.object}",
@@ -198,14 +206,8 @@ class Fxiaoke:
                     "Correct its API name.",
                 )
             )
-        return {
-            name: TenantField(
-                name, each.get("type", ""), each.get("max_length"), each.get("decimal_places"), each.get("is_unique"),
-                tuple(str(option["value"]) for option in each.get("options") or ())
-                if each.get("type") == "select_one" else None,
-            )
-            for name, each in fields.items()
-        }  # fmt: skip
+        fields = found["data"]["describe"]["fields"]
+        return {name: _field(name, each) for name, each in fields.items() if isinstance(each, dict)}
 
     def create_fields(self, wanted: Sequence[Wanted]) -> list[str]:
         """Return what an administrator must add: the interface makes no fields."""
@@ -225,13 +227,13 @@ class Fxiaoke:
             data = {
                 "dataObjectApiName": self.mapping.object, "find_explicit_total_num": False, "search_query_info": query
             }  # fmt: skip
-            found = self._call(f"{self._data}/query", {"data": data})
-            if found["errorCode"] != 0 or not isinstance(found.get("data"), dict):
+            found = self._call(f"{self._data}/query", {"data": data}, lambda data: _lists(data, "_id", key))
+            if found["errorCode"] != 0:
                 raise ConfigurationRefused(
                     Problem("fxiaoke: query", "accepted", f"code {found['errorCode']}", "Check the object and the key.")
                 )
-            page = found["data"].get("dataList") or []
-            records += [{**record, "id": record["_id"], "key": str(record.get(key))} for record in page]
+            page = found["data"]["dataList"]
+            records += [{**record, "id": record["_id"], "key": str(record[key])} for record in page]
             if len(page) < 100:
                 return records
             after = [{"field_name": "_id", "field_values": [page[-1]["_id"]], "operator": "GT"}]
@@ -245,18 +247,18 @@ class Fxiaoke:
             "fieldProjection": list(dict.fromkeys(["_id", modified, self.service.status_field, *names])),
         }  # fmt: skip
         data = {"dataObjectApiName": of, "find_explicit_total_num": False, "search_query_info": query}
-        found = self._call(f"{_data(of)}/query", {"data": data})
-        if found["errorCode"] != 0 or not isinstance(found.get("data"), dict):
+        found = self._call(f"{_data(of)}/query", {"data": data}, lambda data: _lists(data, "_id"))
+        if found["errorCode"] != 0:
             raise ConfigurationRefused(
                 Problem(f"fxiaoke: query of {of}", "accepted", f"code {found['errorCode']}", "Check object and fields.")
             )
-        listed = found["data"].get("dataList") or []
+        listed = found["data"]["dataList"]
         records = [(str(record["_id"]), record) for record in listed]
         return Page(records, records[-1][0] if len(listed) == 100 else None)
 
-    def write(self, rows: Sequence[Row]) -> list[Outcome]:
+    def write(self, rows: Sequence[Row]) -> Iterator[Outcome]:
         """Make or change a row's record."""
-        return [self._written(row) for row in rows]
+        return (self._written(row) for row in rows)
 
     def _written(self, row: Row) -> Outcome:
         values = {self.mapping.key.field: row.key} | row.made_with if row.record_id is None else {"_id": row.record_id}
@@ -271,7 +273,10 @@ class Fxiaoke:
         except Lost as error:
             return Outcome(row.key, "lost", None, "NO_ANSWER", str(error))
         if found["errorCode"] == 0:
-            return Outcome(row.key, "done", row.record_id or found.get("dataId"))
+            said = found.get("dataId")  # null, as one of the vendor's pages has it: the record is looked up
+            return Outcome(
+                row.key, "done", row.record_id or (str(said) if isinstance(said, str | int) and said else None)
+            )
         return Outcome(row.key, "rejected", None, str(found["errorCode"]), str(found.get("errorMessage", "")))
 
     def _emptied(self, row: Row) -> dict[str, Any]:
@@ -287,13 +292,45 @@ def _data(of: str) -> str:
     return f"/cgi/crm/{'custom/' if of.endswith('__c') else ''}v2/data"
 
 
+def _describes(data: Any) -> bool:
+    """Tell whether the data of an answer describe an object."""
+    described = data.get("describe") if isinstance(data, dict) else None
+    return isinstance(described, dict) and isinstance(described.get("fields"), dict)
+
+
+def _lists(data: Any, *names: str) -> bool:
+    """Tell whether the data of an answer list records that state each of these fields.
+
+    Only an empty list says that there are none: who is taken for absent is made.
+    """
+    records = data.get("dataList") if isinstance(data, dict) else None
+    return isinstance(records, list) and all(
+        isinstance(record, dict) and all(isinstance(record.get(name), str | int) for name in names)
+        for record in records
+    )
+
+
+def _field(name: str, each: dict[str, Any]) -> TenantField:
+    """Return a field as its description says; what cannot be read is not known."""
+    options = each.get("options")
+    listed = (
+        tuple(str(one.get("value")) for one in options if isinstance(one, dict)) if isinstance(options, list) else ()
+    )
+    length, decimals = (
+        each[part] if isinstance(each.get(part), int) else None for part in ("max_length", "decimal_places")
+    )
+    kind = str(each.get("type") or "")
+    return TenantField(name, kind, length, decimals, each.get("is_unique"), listed if kind == "select_one" else None)
+
+
 def _body(answer: calls.Answer) -> dict[str, Any]:
     """Return an answer with its code as a number; one that has none came from something else on the way."""
-    if answer.status == 429:
-        raise calls.Again("HTTP 429")
-    body = answer.body
-    code = body.get("errorCode") if isinstance(body, dict) else None
-    if not re.fullmatch(r"-?\d{1,9}", str(code)):
-        raise Lost(f"HTTP {answer.status} without a code")
-    assert isinstance(body, dict)
+    if answer.not_now:
+        raise calls.Again(f"HTTP {answer.status}", answer.wait)
+    body = answer.body if isinstance(answer.body, dict) else {}
+    code = body.get("errorCode")
+    if answer.status == 401 and code is None:
+        code = UNKNOWN_TOKEN
+    if answer.unsure or isinstance(code, bool) or not re.fullmatch(r"-?\d{1,9}", str(code)):
+        raise Lost(f"HTTP {answer.status} {'' if answer.unsure else 'without a code'}".rstrip())
     return body | {"errorCode": int(str(code))}

@@ -5,7 +5,7 @@ A third system is a module here with a class like `zoho.Zoho`, its name in `sync
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -37,7 +37,7 @@ class Outcome:
     """What became of one row.
 
     done: the service said so of this row; rejected: it will not take it; again: not now; lost: no answer came, so that
-    it may have been done or not.
+    it may have been done or not. record_id is null too where the service does not say whose it is: it is looked up.
     """
 
     key: str
@@ -133,5 +133,8 @@ class Connector(Protocol):
     def find(self, keys: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
         """Return the records whose key is among `keys`: `id`, `key` and the fields named."""
 
-    def write(self, rows: Sequence[Row]) -> list[Outcome]:
-        """Write rows, at most `rows_per_write`, and return what became of each; never deletes."""
+    def write(self, rows: Sequence[Row]) -> Iterable[Outcome]:
+        """Write rows, at most `rows_per_write`, and give what became of each as it is known; never deletes.
+
+        What was given before a refusal is written, and is noted before the refusal goes on.
+        """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -71,6 +71,21 @@ class Journal:
         return self._table(
             "select key, record_id from sent where account = ? and record_id <> '' order by key", ("key", "record_id")
         )
+
+    def without_record_id(self) -> list[str]:
+        """Return the keys of the customers that the CRM holds in a record not yet known, in order."""
+        found = self._open.execute(
+            "select key from sent where account = ? and coalesce(record_id, '') = '' order by key", (self.account,)
+        )
+        return [str(row[0]) for row in found.fetchall()]
+
+    def name_records(self, record_ids: Mapping[str, str]) -> None:
+        """Note which record is whose, by key, in one commit."""
+        with self._open:
+            self._open.executemany(
+                "update sent set record_id = ? where account = ? and key = ?",
+                [(record_id, self.account, key) for key, record_id in record_ids.items()],
+            )
 
     def rejected(self) -> pa.Table:
         """Return key, digest, code and message of what the CRM did not take, by key."""

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.errors import BusyRefused, ConfigurationRefused, Problem
+from features.errors import BusyRefused, ConfigurationRefused, Problem, Refusal
 from pipeline import answers
 from pipeline.sinks import preflight, stated, tasks
 from pipeline.sinks.calls import Patience
@@ -135,7 +135,10 @@ def _brought(side: Side, asked: Options) -> int:
         _show(side.connector, outgoing, outgoing.mapping, asked.sample)
         return 0
     journal.forget(stale)
-    return _send(side, counts["to_send"])
+    code = _send(side, counts["to_send"])
+    if outgoing.mapping.tasks is not None:
+        _record_ids(side.connector, journal)
+    return code
 
 
 def _prepare(sides: Sequence[Side], asked: Options) -> None:
@@ -212,7 +215,8 @@ def _write(side: Side, rows: list[Row], totals: Counter[str]) -> None:
             made = {row.key for row in some.values() if row.record_id is None}
             journal.doubt(made, time.time())
             settled, said = [], set()
-            for outcome in connector.write(list(some.values())):
+            outcomes, refusal = _until_refused(connector.write(list(some.values())))
+            for outcome in outcomes:
                 row = some[outcome.key]
                 tries[row.key] += 1
                 said.update({row.key} if outcome.state != "lost" else ())
@@ -228,6 +232,8 @@ def _write(side: Side, rows: list[Row], totals: Counter[str]) -> None:
             journal.record(settled)
             journal.believe(made & said - doubtful.keys())
             journal.doubt(made - said, time.time())  # the time that it was waited for says nothing of what is to come
+            if refusal is not None:
+                raise refusal
         if rows:
             totals["looked_up_again"] += len(rows)
             if len(rows) < before:
@@ -291,3 +297,27 @@ def _show(connector: Connector, outgoing: Outgoing, mapping: Mapping, sample: in
             if before != row.values[name]:
                 print(f"  {name}: {before!r} -> {row.values[name]!r}")
     print("sync: nothing was written there, and nothing noted here but the access token and the quota that was spent")
+
+
+def _until_refused(outcomes: Iterable[Outcome]) -> tuple[list[Outcome], Refusal | None]:
+    """Return what became of the rows until one was refused, and the refusal: it is raised when those are noted."""
+    known: list[Outcome] = []
+    try:
+        for outcome in outcomes:  # one by one: those before the refusal are kept
+            known.append(outcome)  # noqa: PERF402
+    except Refusal as refusal:
+        return known, refusal
+    return known, None
+
+
+def _record_ids(connector: Connector, journal: Journal) -> None:
+    """Look up the records that were made and that the service did not name for sure: tasks lead to them."""
+    keys, size = journal.without_record_id(), connector.keys_per_find
+    for start in range(0, len(keys), size):
+        ours = {key.strip().casefold(): key for key in keys[start : start + size]}
+        found: dict[str, set[str]] = {}
+        for record in connector.find(list(ours.values()), ()):
+            key = ours.get(record["key"].strip().casefold())
+            if key is not None:
+                found.setdefault(key, set()).add(str(record["id"]))
+        journal.name_records({key: ids.pop() for key, ids in found.items() if len(ids) == 1})
