@@ -251,7 +251,9 @@ def parser() -> argparse.ArgumentParser:
     pulled = add("pull", _pull, "Bring accounts, contacts and standing from a CRM into data/raw as a delivery.")
     pulled.add_argument("system", choices=("zoho", "fxiaoke"))
     pulled.add_argument("--source", help="into data/raw/<source> (the one that params.yaml chooses)")
-    pulled.add_argument("--full", action="store_true", help="read every record, not only those modified since")
+    pulled.add_argument(
+        "--full", action="store_true", help="read every record, and deliver again what lay in deliveries that are lost"
+    )
     pulled.add_argument("--mapping", type=Path, help="another mapping than data/crm/<system>.yaml")
     champion = add("champion", _champion, "Show the champion or set it by hand.")
     which = champion.add_subparsers(dest="what", required=True, parser_class=_Parser)

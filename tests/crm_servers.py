@@ -2,7 +2,8 @@
 
 A fault is a word: late, cut (half of the answer, then the line is cut), 429, 500 (nothing done), done_500 and done_cut
 (the write was done, its answer lost), token (the token has just expired), busy (a code of its own, nothing done),
-trickle and trickle_head (an answer that comes byte by byte, its body or all of it).
+trickle and trickle_head (an answer that comes byte by byte, its body or all of it),
+lands_late (no answer: the line is cut after `holds` seconds, and the write is done `lands` seconds after the call).
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Tenant:
         self.fired = 0  # writes that let workflows of the tenant fire
         self.writes: dict[str, int] = {}  # record -> how often it was written
         self.others: dict[str, Tenant] = {}  # further objects by name, each with fields and records of its own
+        self.lands, self.holds = 0.2, 0.0  # seconds
         self.now = 1_793_700_000_000  # when what is written now is modified: 2026-11-03 18:00 in Shanghai
         self.url = ""
 
@@ -403,6 +405,10 @@ class _Handler(BaseHTTPRequestHandler):
             return dict(urllib.parse.parse_qsl(raw))
         return json.loads(raw) if raw else {}
 
+    def _land(self, *given) -> None:
+        with self.tenant.lock:
+            self.tenant.answer(*given)
+
     def _handle(self) -> None:
         tenant, body = self.tenant, self._body()
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -412,7 +418,11 @@ class _Handler(BaseHTTPRequestHandler):
             fault = tenant.fault(len(tenant.calls), self.path)
             if fault == "token":
                 tenant.tokens.clear()
-            if fault == "500":
+            if fault == "lands_late":
+                given = (self.command, self.path, body, headers)
+                threading.Timer(tenant.lands, self._land, given).start()
+                status, answer = 500, None
+            elif fault == "500":
                 status, answer = 500, {"code": "INTERNAL_ERROR", "details": {}, "message": "", "status": "error"}
             elif fault in ("429", "busy"):
                 status, answer = _busy(tenant)
@@ -430,6 +440,10 @@ class _Handler(BaseHTTPRequestHandler):
                 status, answer = 500, {"code": "INTERNAL_ERROR"}
         if fault == "late":
             time.sleep(LATE)
+        if fault == "lands_late":
+            time.sleep(tenant.holds)
+            self.close_connection = True
+            return
         if fault == "html":
             answer = b"<html>moved</html>"
         data = b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()

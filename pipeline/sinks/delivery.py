@@ -123,8 +123,8 @@ def composed(
 ) -> Delivery:  # fmt: skip
     """Return the delivery of what was read.
 
-    tables: `raw` (object, record_id, record), `pulled` and `listed` as `gathered` returns them. found_on: the day from
-    which it is known that a record is gone. complete: all records there are among `listed`.
+    tables: `raw` (object, record_id, record), `pulled`, `counted` and `listed` as `gathered` returns them. found_on:
+    the day from which it is known that a record is gone. complete: all records there are among `listed`.
     """
     desk = _Desk(mapping, pull, connector, tables, found_on, complete)
     _judge_accounts(desk)
@@ -256,14 +256,14 @@ def _judge_contacts(desk: _Desk) -> None:
         "digest = was then 'unchanged' else 'changed' end as fate, '' as second_digest, "
         "coalesce(version_was, 0) + 1 as version from (select r.*, o.customer_id, "
         "sha256(cast(json_array(o.customer_id, r.event_on_said, r.state, r.outcome, r.until, r.channel) as varchar)) "
-        "as digest, p.digest as was, try_cast(p.version as integer) as version_was from (select *, stated_on as "
+        "as digest, p.digest as was, try_cast(c.version as integer) as version_was from (select *, stated_on as "
         "event_on_said, coalesce(stated_on, cast(known_on as varchar)) as event_on, "
         "case when stated <> 'snoozed' then stated when stated_until >= coalesce(stated_on, cast(known_on as varchar)) "
         "then 'snoozed' end as state, case when stated = 'done' then coalesce(got, 'other') end as outcome, "
         "case when stated = 'snoozed' and stated_until >= coalesce(stated_on, cast(known_on as varchar)) then "
         "stated_until end as until from read_contacts) r "
         f"left join owners o using (account_id) left join (select * from pulled where object = {of}) p "
-        "using (record_id)) judged"
+        f"using (record_id) left join (select * from counted where object = {of}) c using (record_id)) judged"
     )
 
 
@@ -275,7 +275,8 @@ def _contact_file(desk: _Desk) -> pa.Table:
     return desk.table(
         "select record_id as contact_id, customer_id, event_on, cast(known_on as varchar) as known_on, state, outcome, "
         "until, channel, version from contacts where fate in ('new', 'changed') union all select record_id, "
-        f"customer_id, {day}, {day}, 'deleted', null, null, null, try_cast(version as integer) + 1 from pulled where "
+        f"customer_id, {day}, {day}, 'deleted', null, null, null, try_cast(c.version as integer) + 1 from pulled "
+        f"join (select object, record_id, version from counted) c using (object, record_id) where "
         f"object = {quote(contacts.object)} and {_is_gone(desk, 'contacts', contacts.object)} "
         "order by customer_id, known_on, contact_id"
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.sinks.calls import Quota
 
 Kind = Literal["text", "number", "integer", "choice", "date", "boolean", "lookup"]
+TWO_RECORDS = "TWO_RECORDS"  # the code of a row whose key stands in several records
 TRIES = 4  # of a row that the service says is held by others, before it goes to the rejected ones
 
 

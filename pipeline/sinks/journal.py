@@ -25,6 +25,8 @@ create table if not exists sent (account text, key text, digest text not null, r
     primary key (account, key)) without rowid;
 create table if not exists rejected (account text, key text, digest text not null, code text not null,
     message text not null, primary key (account, key)) without rowid;
+create table if not exists doubtful (account text, key text, since real not null,
+    primary key (account, key)) without rowid;
 create table if not exists spent (account text, hour integer, credits integer not null,
     primary key (account, hour)) without rowid;
 """
@@ -55,8 +57,8 @@ class Journal:
     ) -> None:
         self._open.close()
 
-    def _table(self, query: str, names: tuple[str, ...]) -> pa.Table:
-        rows = self._open.execute(query, (self.account,)).fetchall()
+    def _table(self, query: str, names: tuple[str, ...], of: str | None = None) -> pa.Table:
+        rows = self._open.execute(query, (of or self.account,)).fetchall()
         columns = list(zip(*rows, strict=True)) or [()] * len(names)
         return pa.table({name: pa.array(column, pa.string()) for name, column in zip(names, columns, strict=True)})
 
@@ -107,10 +109,41 @@ class Journal:
                     )
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Drop the rejections of customers who are no longer published."""
+        """Drop the rejections of customers: they are no longer published, or stand in the CRM as they should."""
         with self._open:
             self._open.executemany(
                 "delete from rejected where account = ? and key = ?", [(self.account, key) for key in keys]
+            )
+
+    def doubt(self, keys: Iterable[str], since: float) -> None:
+        """Note before it is asked for that a record is to be made: who is killed or gets no answer may look too early.
+
+        since: seconds since 1970.
+        """
+        with self._open:
+            self._open.executemany(
+                "insert or replace into doubtful values (?, ?, ?)", [(self.account, key, since) for key in keys]
+            )
+
+    def believe(self, keys: Iterable[str]) -> None:
+        """Drop what was noted of records whose making was answered, or was looked up often enough."""
+        with self._open:
+            self._open.executemany(
+                "delete from doubtful where account = ? and key = ?", [(self.account, key) for key in keys]
+            )
+
+    def doubtful(self) -> dict[str, float]:
+        """Return key -> since when nobody knows whether its record is still to appear, in seconds since 1970."""
+        rows = self._open.execute("select key, since from doubtful where account = ? order by key", (self.account,))
+        return {str(key): float(since) for key, since in rows.fetchall()}
+
+    def take_back(self, rows: Iterable[tuple[Row, Outcome]]) -> None:
+        """Mark as rejected what was marked as sent, in one commit."""
+        held = list(rows)
+        self.record(held)
+        with self._open:
+            self._open.executemany(
+                "delete from sent where account = ? and key = ?", [(self.account, row.key) for row, _ in held]
             )
 
     def spend(self, credits_: int) -> None:

@@ -117,6 +117,7 @@ class Mapping(Part):
     constants: dict[Constant, str] = Field(default_factory=dict)  # sent with what has to be made
     create: bool = True  # false: customers without a record are left out, and counted
     retry_seconds: float = Field(default=300, ge=0)  # how long one batch is tried again
+    settle_seconds: float = Field(default=5, ge=0)  # how long a record that was asked for may take to be found there
     service: dict[str, Any] = Field(default_factory=dict)
     pull: Pull | None = None
     tasks: Tasks | None = None

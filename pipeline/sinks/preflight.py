@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from features.errors import Problem
 from pipeline.sinks.interface import Connector, TenantField, Wanted
+from pipeline.sinks.mapping import Mapping
 
 ADD = "Add it in the CRM, let `sync --create-fields` do it where it can, or correct the mapping."
 
@@ -22,11 +23,8 @@ def faults(
             allowed = " or ".join(types[want.kind])
             problems.append(Problem(f"field {name}", f"of type {allowed}", field.type, "Correct the mapping's kind."))
         if field.length is not None and longest > field.length:
-            problems.append(
-                Problem(
-                    f"field {name}", f"{longest} characters long", f"{field.length}", "Lengthen it, or map another."
-                )
-            )
+            long = f"{longest} {'digits' if want.kind == 'integer' else 'characters'} long"
+            problems.append(Problem(f"field {name}", long, f"{field.length}", "Lengthen it, or map another."))
         if want.kind == "number" and field.decimals is not None and want.digits > field.decimals:
             problems.append(
                 Problem(
@@ -41,6 +39,29 @@ def faults(
         if want.unique and field.unique is False:
             remedy = "Mark it `do not allow duplicate values`: one customer must be one record."
             problems.append(Problem(f"field {name}", "a key without duplicates", "one that allows them", remedy))
+    return problems
+
+
+def constant_faults(mapping: Mapping, there: dict[str, TenantField]) -> list[Problem]:
+    """Return every constant whose field is missing, too short or without that option; `$...` names no field.
+
+    Its type is not compared: what kind of record it is, is a type of its own.
+    """
+    problems = []
+    for name, value in mapping.constants.items():
+        field = there.get(name)
+        where = f"field {name} of `constants`"
+        if name.startswith("$"):
+            continue
+        if field is None:
+            problems.append(Problem(where, f"a field that takes {value}", "no such field",
+                                    "Have it added in the CRM, or correct or remove the line."))  # fmt: skip
+        elif field.choices is not None and value not in field.choices:
+            remedy = "Add the option in the CRM, or write one of its options into the mapping."
+            problems.append(Problem(where, f"a list with the option {value}", "a list without it", remedy))
+        elif field.length is not None and len(value) > field.length:
+            long = f"{len(value)} characters long"
+            problems.append(Problem(where, long, f"{field.length}", "Lengthen it, or map another."))
     return problems
 
 

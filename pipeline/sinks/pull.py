@@ -44,11 +44,11 @@ def pull(system: str, *, path: Path | None = None, source: str | None = None, fu
     with alone(f"pull {system}", system):
         connector = CONNECTORS[system](mapping, STATE)
         account = hashlib.sha256(connector.account().encode()).hexdigest()[:16]
-        with Gathered(STATE / f"{system}.sqlite", account) as state:
+        with Gathered(STATE / f"{system}.sqlite", account, str(into)) as state:
             connector.quota.spent, connector.quota.note = state.spent, state.spend
             _preflight(mapping, wanted, connector)
             settings = hashlib.sha256(f"{into} {mapping.key} {wanted}".encode()).hexdigest()
-            began, since = state.begin(settings, int(time.time() * 1000), full=full)
+            began, since = state.begin(settings, int(time.time() * 1000), full=full, there=_whole(into) if full else ())
             objects = _objects(mapping, wanted)
             for of, (names, modified) in objects.items():
                 _read(connector, state, of, names, modified, since.get(of))
@@ -67,6 +67,15 @@ def _folder(source: str) -> Path:
                     "Choose your own in params.yaml, or name it with --source.")
         )  # fmt: skip
     return RAW / source
+
+
+def _whole(into: Path) -> list[str]:
+    """Return the deliveries in a source's folder of which every file is still there."""
+    return [
+        stated.parent.name
+        for stated in sorted(into.glob("crm-*/manifest.json"))
+        if all((stated.parent / file).is_file() for file in read_json(stated).get("files", {}))
+    ]
 
 
 def _objects(mapping: Mapping, wanted: Pull) -> dict[str, tuple[list[str], str]]:
@@ -137,15 +146,15 @@ def _deliver(
 ) -> int:  # fmt: skip
     """Write the delivery, note it, and say what became of every record."""
     moment = dt.datetime.fromtimestamp(began / 1000, dt.UTC)
-    tables = {"raw": state.records(), "pulled": state.pulled(), "listed": state.listed()}
+    tables = {"raw": state.records(), "pulled": state.pulled(), "counted": state.counted(), "listed": state.listed()}
     made = delivery.composed(mapping, wanted, connector, tables, moment.date(), complete=complete)
     name = f"crm-{system}-{moment:%Y%m%dT%H%M%S}Z"
     if made.files:
         _place(made.files, into, name, moment.date())
     margin = wanted.overlap_minutes * 60_000
     read = {of: min(made.newest.get(of, began), began) - margin for of in made.counts}
-    state.end(made.delivered, made.gone, made.waiting, since | {of: ms for of, ms in read.items()
-                                                                if of in made.newest or of not in since})  # fmt: skip
+    since = since | {of: ms for of, ms in read.items() if of in made.newest or of not in since}
+    state.end(made.delivered, made.gone, made.waiting, since, name)
     left = STATE / f"{system}-left-out.csv"
     answers.write(made.left_out, left)
     left.chmod(0o600)

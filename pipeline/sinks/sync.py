@@ -1,7 +1,8 @@
 """`python -m pipeline sync <system>`: bring what changed in the published table to a CRM, each row once.
 
 For every batch: look the keys up, write, note what the service said of each row. A write whose answer was lost is
-looked up before it is repeated, so that no customer is made twice. Nothing is ever deleted.
+looked up before it is repeated, and one that was to make a record only after `settle_seconds`, and once more at the
+end, so that no customer is made twice, or is named where he was. Nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from features.errors import BusyRefused, ConfigurationRefused, DataRefused, Problem, Refusal
-from pipeline import answers, versions
-from pipeline.sinks import preflight, tasks
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.errors import BusyRefused, ConfigurationRefused, Problem, Refusal
+from pipeline import answers
+from pipeline.sinks import preflight, stated, tasks
 from pipeline.sinks.calls import Patience
 from pipeline.sinks.fxiaoke import Fxiaoke
-from pipeline.sinks.interface import TRIES, Connector, Outcome, Row
+from pipeline.sinks.interface import TRIES, TWO_RECORDS, Connector, Outcome, Row
 from pipeline.sinks.journal import Journal
 from pipeline.sinks.mapping import FOLDER, Mapping, load
 from pipeline.sinks.outgoing import Outgoing
@@ -30,7 +35,8 @@ from pipeline.stage import progress, say
 
 CONNECTORS = {"zoho": Zoho, "fxiaoke": Fxiaoke}
 STATE = Path(".run") / "crm"
-TWO_RECORDS = "TWO_RECORDS"
+CUSTOMERS, WORKLIST = "scored_customers.v1.json", "worklist.v1.json"  # contracts
+WATCHED = 3600  # seconds for which each sync looks up again whom one has asked to be made without an answer
 
 
 @contextmanager
@@ -68,68 +74,88 @@ def sync(system: str, *, path: Path | None = None, with_tasks: bool = False, **o
     asked = Options(**options)
     mapping = load(path or FOLDER / f"{system}.yaml")
     with_tasks = with_tasks or (mapping.tasks is not None and mapping.tasks.always)
-    manifest = versions.current_manifest()
-    if manifest is None:
-        raise DataRefused(Problem("data/publish/current", "a published table", "none", "Run the pipeline first."))
-    version = versions.CURRENT.resolve()
+    version, manifest = stated.current()
     listed = tasks.listed(system, mapping, version) if with_tasks else None
     with alone(f"sync {system}", system):
         connector = CONNECTORS[system](mapping, STATE)
         with Journal(STATE / f"{system}.sqlite", _account(connector)) as journal:
             connector.quota.spent, connector.quota.note = journal.spent, journal.spend
-            outgoing = Outgoing(version / "scored_customers.parquet", mapping, connector)
+            outgoing = Outgoing(version / stated.TABLE, mapping, connector, stated.words(version, CUSTOMERS))
+            customers = Side(system, system, connector, outgoing, journal)
             say("sync", f"{system}, published {manifest['run_id']}")
-            code = _brought(system, system, connector, outgoing, journal, asked)
-            if mapping.tasks is not None and not asked.dry_run:
-                _record_ids(connector, journal)
             if listed is None:
-                return code
-            theirs = CONNECTORS[system](listed, STATE)
-            theirs.quota = connector.quota
-            with (
-                Journal(STATE / f"{system}.sqlite", _account(theirs)) as noted,
-                tempfile.TemporaryDirectory(prefix="bellwether-") as scratch,
-            ):
-                rows, without = tasks.table(version, journal.record_ids(), Path(scratch))
-                say("sync", f"{system}, tasks of the worklist", without_record=without)
-                outgoing = Outgoing(rows, listed, theirs)
-                return max(code, _brought(f"{system}-tasks", system, theirs, outgoing, noted, asked))
+                _prepare([customers], asked)
+                return _brought(customers, asked)
+            return _with_tasks(customers, listed, version, asked)
+
+
+@dataclass(frozen=True)
+class Side:
+    """An object of the CRM with the rows that go into it: the customers, or the tasks."""
+
+    what: str
+    system: str
+    connector: Connector
+    outgoing: Outgoing
+    journal: Journal
+
+
+def _with_tasks(customers: Side, listed: Mapping, version: Path, asked: Options) -> int:
+    """Compare the fields of customers and tasks, then bring the one and the other."""
+    system = customers.system
+    theirs = CONNECTORS[system](listed, STATE)
+    theirs.quota = customers.connector.quota
+    words = stated.words(version, WORKLIST)
+    with (
+        Journal(STATE / f"{system}.sqlite", _account(theirs)) as noted,
+        tempfile.TemporaryDirectory(prefix="bellwether-") as scratch,
+    ):
+        rows, _ = tasks.table(version, Path(scratch))
+        side = Side(f"{system}-tasks", system, theirs, Outgoing(rows, listed, theirs, words), noted)
+        _prepare([customers, side], asked)
+        code = _brought(customers, asked)
+        rows, without = tasks.table(version, Path(scratch), customers.journal.record_ids())
+        say("sync", f"{system}, tasks of the worklist", without_record=without)
+        return max(code, _brought(replace(side, outgoing=Outgoing(rows, listed, theirs, words)), asked))
 
 
 def _account(connector: Connector) -> str:
     return hashlib.sha256(connector.account().encode()).hexdigest()[:16]
 
 
-def _brought(
-    what: str, system: str, connector: Connector, outgoing: Outgoing, journal: Journal, asked: Options
-) -> int:  # fmt: skip
-    """Compare fields, choose what changed, and send it or show some of it."""
-    _prepare(what, connector, outgoing, create_fields=asked.create_fields and not asked.dry_run)
-    journal.forget(outgoing.gone(journal.rejected()))
-    counts = outgoing.compare(
-        journal.sent(), journal.rejected(), only_rejected=asked.retry_rejected, every=asked.every
-    )  # fmt: skip
-    say("sync", what, **counts)
+def _brought(side: Side, asked: Options) -> int:
+    """Choose what changed, and send it or show some of it."""
+    outgoing, journal = side.outgoing, side.journal
+    sent, rejected = journal.sent(), journal.rejected()
+    stale = outgoing.stale(sent, rejected)
+    rejected = rejected.filter(pc.invert(pc.is_in(rejected["key"], pa.array(stale, pa.string()))))
+    counts = outgoing.compare(sent, rejected, only_rejected=asked.retry_rejected, every=asked.every)
+    say("sync", side.what, **counts)
     if asked.dry_run:
-        _show(connector, outgoing, outgoing.mapping, asked.sample)
+        _show(side.connector, outgoing, outgoing.mapping, asked.sample)
         return 0
-    return _send(what, system, connector, outgoing, journal, counts["to_send"])
+    journal.forget(stale)
+    code = _send(side, counts["to_send"])
+    if outgoing.mapping.tasks is not None:
+        _record_ids(side.connector, journal)
+    return code
 
 
-def _prepare(system: str, connector: Connector, outgoing: Outgoing, *, create_fields: bool) -> None:
-    """Make fields where asked, then refuse (exit code 4) a tenant whose fields cannot hold the rows."""
-    wanted = outgoing.wanted()
-    if create_fields:
-        left = preflight.made(connector, wanted)
+def _prepare(sides: Sequence[Side], asked: Options) -> None:
+    """Make fields where asked, then refuse (exit code 4) a tenant whose fields cannot hold the rows, of all objects."""
+    problems = []
+    for side in sides:
+        wanted, connector = side.outgoing.wanted(), side.connector
+        left = preflight.made(connector, wanted) if asked.create_fields and not asked.dry_run else []
         for sentence in left:
             print(f"sync: {sentence}")
         if left:
-            raise ConfigurationRefused(
-                Problem(
-                    f"{system}: fields", "there", f"{len(left)} to be added", "Add those named above, then run again."
-                )
-            )
-    problems = preflight.faults(wanted, connector.fields(), connector.types)
+            remedy = "Add those named above, then run again."
+            problems.append(Problem(f"{side.what}: fields", "there", f"{len(left)} to be added", remedy))
+            continue
+        there = connector.fields()
+        problems += preflight.faults(wanted, there, connector.types)
+        problems += preflight.constant_faults(side.outgoing.mapping, there)
     if problems:
         raise ConfigurationRefused(problems)
 
@@ -154,8 +180,7 @@ def _looked_up(
     for row in rows:
         records = by_key[row.key]
         if len(records) > 1:
-            said = f"{len(records)} records have this key: merge them in the CRM, then use --retry-rejected"
-            refused.append((row, Outcome(row.key, "rejected", None, TWO_RECORDS, said)))
+            refused.append((row, _several(row, len(records))))
         elif records or create:
             ready.append(row.at(str(records[0]["id"]) if records else None))
         else:
@@ -163,24 +188,38 @@ def _looked_up(
     return ready, refused, left
 
 
-def _write(
-    connector: Connector, rows: list[Row], journal: Journal, totals: Counter[str], mapping: Mapping, who: str
-) -> None:
+def _several(row: Row, count: int) -> Outcome:
+    said = f"{count} records have this key: merge them in the CRM, then use --retry-rejected"
+    return Outcome(row.key, "rejected", None, TWO_RECORDS, said)
+
+
+def _settle(keys: Iterable[str], doubtful: dict[str, float], mapping: Mapping) -> None:
+    """Wait until records that were asked for and not answered for would be found."""
+    newest = max((doubtful[key] for key in keys if key in doubtful), default=0.0)
+    time.sleep(min(max(newest + mapping.settle_seconds - time.time(), 0.0), mapping.settle_seconds))
+
+
+def _write(side: Side, rows: list[Row], totals: Counter[str]) -> None:
     """Write one batch until each of its rows is done or rejected; refuse (exit code 8) where the time is up."""
-    patience, tries = Patience(who, mapping.retry_seconds), Counter[str]()
+    connector, journal, mapping = side.connector, side.journal, side.outgoing.mapping
+    patience, tries = Patience(side.system, mapping.retry_seconds), Counter[str]()
     while rows:
-        before = len(rows)
+        before, doubtful = len(rows), journal.doubtful()
+        _settle((row.key for row in rows), doubtful, mapping)
         ready, refused, left = _looked_up(connector, rows, create=mapping.create)
         journal.record(refused)
         totals.update(rejected=len(refused), without_record=left)
         rows, why = [], ""
         for start in range(0, len(ready), connector.rows_per_write):
             some = {row.key: row for row in ready[start : start + connector.rows_per_write]}
-            settled = []
+            made = {row.key for row in some.values() if row.record_id is None}
+            journal.doubt(made, time.time())
+            settled, said = [], set()
             outcomes, refusal = _until_refused(connector.write(list(some.values())))
             for outcome in outcomes:
                 row = some[outcome.key]
                 tries[row.key] += 1
+                said.update({row.key} if outcome.state != "lost" else ())
                 if outcome.state == "lost" or (outcome.state == "again" and tries[row.key] < TRIES):
                     rows.append(row)
                     why = outcome.message or outcome.code
@@ -191,25 +230,43 @@ def _write(
                 what = "rejected" if outcome.state == "rejected" else "updated" if row.record_id else "created"
                 totals[what] += 1
             journal.record(settled)
+            journal.believe(made & said - doubtful.keys())
+            journal.doubt(made - said, time.time())  # the time that it was waited for says nothing of what is to come
             if refusal is not None:
                 raise refusal
         if rows:
             totals["looked_up_again"] += len(rows)
             if len(rows) < before:
-                patience = Patience(who, mapping.retry_seconds)
+                patience = Patience(side.system, mapping.retry_seconds)
             patience.failed(why)
 
 
-def _send(
-    what: str, system: str, connector: Connector, outgoing: Outgoing, journal: Journal, total: int
-) -> int:  # fmt: skip
+def _look_again(side: Side, totals: Counter[str]) -> None:
+    """Look up who was asked to be made without an answer: one that came late has made a second record."""
+    journal, connector = side.journal, side.connector
+    doubtful, held = journal.doubtful(), journal.rejected()
+    known = set(held.filter(pc.equal(held["code"], TWO_RECORDS))["key"].to_pylist())
+    rows = side.outgoing.rows(doubtful.keys() - known)
+    _settle((row.key for row in rows), doubtful, side.outgoing.mapping)
+    for start in range(0, len(rows), connector.keys_per_find):
+        some = rows[start : start + connector.keys_per_find]
+        found = _by_key(some, connector.find([row.key for row in some], ()))
+        twice = [(row, _several(row, len(found[row.key]))) for row in some if len(found[row.key]) > 1]
+        journal.take_back(twice)
+        totals["rejected"] += len(twice)
+    journal.believe(key for key, since in doubtful.items() if time.time() - since > WATCHED)
+
+
+def _send(side: Side, total: int) -> int:
+    what, system, journal = side.what, side.system, side.journal
     file = STATE / f"{what}-rejected.csv"
     totals = Counter[str](created=0, updated=0, rejected=0)
-    size = connector.keys_per_find
+    size = side.connector.keys_per_find
     try:
-        batches = outgoing.batches(size)
+        batches = side.outgoing.batches(size)
         for batch in progress("sync", batches, -(-total // size), what):
-            _write(connector, batch, journal, totals, outgoing.mapping, system)
+            _write(side, batch, totals)
+        _look_again(side, totals)
     finally:
         held = journal.rejected()
         answers.write(held.drop_columns(["digest"]), file)
@@ -239,6 +296,7 @@ def _show(connector: Connector, outgoing: Outgoing, mapping: Mapping, sample: in
             before = records[0].get(name) if records else None
             if before != row.values[name]:
                 print(f"  {name}: {before!r} -> {row.values[name]!r}")
+    print("sync: nothing was written there, and nothing noted here but the access token and the quota that was spent")
 
 
 def _until_refused(outcomes: Iterable[Outcome]) -> tuple[list[Outcome], Refusal | None]:

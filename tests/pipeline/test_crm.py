@@ -79,7 +79,7 @@ class Desk:
             "url": tenant.url, "user": "FSUID_1", "seconds_between_calls": 0
         }  # fmt: skip
         self.mapping["service"] |= service
-        self.mapping["retry_seconds"] = 20
+        self.mapping |= {"retry_seconds": 20, "settle_seconds": 0}
 
     def publish(self, rows: pa.Table, run: str = "0a1b2c3d") -> None:
         version = self.folder / "data/publish/versions" / run

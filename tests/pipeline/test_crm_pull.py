@@ -80,7 +80,7 @@ class Tower:
             "url": tenant.url, "user": "FSUID_1", "seconds_between_calls": 0
         }  # fmt: skip
         self.mapping["service"] |= service
-        self.mapping["retry_seconds"] = 20
+        self.mapping |= {"retry_seconds": 20, "settle_seconds": 0}
         (folder / "params.yaml").write_text("source: maker\nas_of: latest\n")
 
     def value(self, column: str, value):
