@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import requests
 from pydantic import BaseModel, ValidationError
 
-from features.errors import ConfigurationRefused, DataRefused, Problem, ServiceRefused
+from features.errors import ConfigurationRefused, Problem, ServiceRefused
 from pipeline.sinks.interface import Lost
 
 T = TypeVar("T")
@@ -211,17 +211,11 @@ def _session() -> requests.Session:
 
 def _answer(ended: requests.Response | Exception, url: str) -> Answer:
     """Return what a call ended with, or raise it as what it means."""
-    host = urllib.parse.urlsplit(url).hostname or "service"
     if isinstance(ended, requests.ConnectTimeout):
         raise Again("no connection")
-    if isinstance(ended, requests.exceptions.InvalidJSONError):  # nothing was sent, and nothing would be again
-        raise DataRefused(
-            Problem(f"what is sent to {host}", "values that JSON can hold", "a number that is none or has no end",
-                    "Leave these rows' values empty.")
-        )  # fmt: skip
-    if isinstance(ended, requests.RequestException):
+    if isinstance(ended, requests.RequestException) and not isinstance(ended, requests.exceptions.InvalidJSONError):
         raise Lost(type(ended).__name__)
-    if isinstance(ended, Exception):
+    if isinstance(ended, Exception):  # a fault of ours before anything was sent: no answer is lost
         raise ended
     said = Answer(ended.status_code, None, _wait(ended.headers.get("Retry-After")))
     try:
@@ -232,8 +226,10 @@ def _answer(ended: requests.Response | Exception, url: str) -> Answer:
         answer = said
     if (300 <= answer.status < 400 and answer.status != 304) or (answer.status == 404 and answer.body is None):
         raise ConfigurationRefused(
-            Problem(host, "the address of the interface", f"HTTP {answer.status}",
-                    "Correct the address or region in the mapping.")
+            Problem(
+                urllib.parse.urlsplit(url).hostname or "service", "the address of the interface",
+                f"HTTP {answer.status}", "Correct the address or region in the mapping.",
+            )
         )  # fmt: skip
     return answer
 
