@@ -19,7 +19,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import requests
 import yaml
 from crm_servers import calm, quick  # noqa: F401  quick is a fixture of all
 from test_crm import ROOT, Desk, desk, fxiaoke, right, table, zoho  # noqa: F401  fixtures by their names
@@ -129,12 +128,6 @@ def test_numbers_without_end_empty_the_field(desk):
     held = desk.standing()
     assert [held[f"C{i:05d}"].get(pd) for i in range(4)] == [None] * 3 + [0.25 if desk.system == "zoho" else "0.250000"]
     assert [str(held[f"C{i:05d}"].get(score)) for i in range(4)] == ["None", "7", "None", "8"]
-
-
-def test_what_is_no_json_is_no_lost_answer(zoho):
-    with pytest.raises(requests.exceptions.InvalidJSONError):
-        calls.Caller().send("POST", zoho.tenant.url + "/crm/v8/coql", {}, json={"x": math.nan})
-    assert not zoho.tenant.calls
 
 
 # 3: what a pull tells whom
