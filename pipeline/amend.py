@@ -38,7 +38,7 @@ WRITTEN = (TABLE, "scored_customers.csv", "bellwether.duckdb", "changes.parquet"
            MARKS, "manifest.json")  # fmt: skip
 CARRIED = ("report", "document", "worklist", "contract", "model_version")  # of a manifest's facts
 BATCH = 16_384  # rows of 55 columns, of which a step holds three or four copies
-MEMORY = "512MiB"  # of DuckDB, while it writes its file
+MEMORY = "256MiB"  # of DuckDB, while it writes its file with one thread, another comparing what was written
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _write_csv(csv: pa_csv.CSVWriter, part: pa.Table) -> None:
 def _write_database(table: Path, out: Path) -> int:
     """Write the DuckDB file of a table; return the rows that it holds."""
     with duckdb.connect(str(out)) as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY}'; SET threads = 2")
+        connection.execute(f"SET memory_limit = '{MEMORY}'; SET threads = 1")
         connection.execute(f"CREATE TABLE scored_customers AS SELECT * FROM read_parquet({quote(str(table))})")
         return int(connection.execute("SELECT count(*) FROM scored_customers").fetchall()[0][0])
 
