@@ -231,13 +231,16 @@ def remove(path: Path) -> None:
 
 
 class Journal:
-    """The names of deliveries that were moved and are not yet published: what a kill leaves is taken up by it."""
+    """Names that stand on the disk until what they stand for is done: what a kill leaves is taken up by them.
+
+    Deliveries that were moved and are not yet published; who is to be told of what is.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def names(self) -> list[str]:
-        """Return them in the order in which they were moved."""
+        """Return them in the order in which they were noted."""
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -245,11 +248,11 @@ class Journal:
         return [str(name) for name in found]
 
     def add(self, name: str) -> None:
-        """Note a delivery, on the disk before this returns."""
+        """Note a name, on the disk before this returns."""
         self._keep([*(one for one in self.names() if one != name), name])
 
     def remove(self, name: str) -> None:
-        """Forget a delivery."""
+        """Forget a name."""
         self._keep([one for one in self.names() if one != name])
 
     def _keep(self, names: list[str]) -> None:

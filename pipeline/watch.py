@@ -235,7 +235,7 @@ def mend(asked: Asked) -> int:
     """Publish what a kill left moved and unpublished, set `current` right, and reach who was away; return the code."""
     source, journal = source_name(), inbox.Journal(JOURNAL)
     codes: list[int] = []
-    if not journal.names() and not _lost() and following.owed() is None:
+    if not journal.names() and not _lost() and not following.owed():
         return 0
 
     def act(book: Logbook) -> int:
@@ -368,7 +368,7 @@ class Looks:
 
     def _reach(self) -> None:
         now = time.monotonic()
-        if following.owed() is None:
+        if not following.owed():
             self.pause, self.due = RETRY, 0.0
         elif not self.due:
             self.due = now + self.pause
